@@ -1,16 +1,18 @@
 #pragma once
-// Backend: a handful of primitives over a block of decode steps. A method is policy written once over them (lib/methods), and
-// a replay is the only loop over steps (lib/replay). The primitives serve two modes with the same code:
+// Backend: a handful of primitives over a block of decode steps. A method is policy written once over them
+// (lib/methods), and a replay is the only loop over steps (lib/replay). The primitives serve two modes with
+// the same code:
 //   fidelity: a block of hundreds of consecutive steps of one sequence;
 //   latency:  a block of one step of each sequence of a batch, as a serving engine would run it.
 //
-// Letters: n steps of a block, w window, Hq query heads, Hkv KV heads, G = Hq/Hkv, d head dimension, p page size, U selection units
-// (Hkv or Hq), J pages a sequence can hold, K pages a list can hold. Page j of a sequence holds its tokens [j*p, (j+1)*p). Positions,
-// tokens and pages count from 0 within their sequence. LSE is always the natural logarithm. Scores, partial results and
-// LSE are float (double in the oracle), keys, values and queries are in the storage type on CUDA and widened on the CPU.
+// Letters: n steps of a block, w window, Hq query heads, Hkv KV heads, G = Hq/Hkv, d head dimension, p page
+// size, U selection units (Hkv or Hq), J pages a sequence can hold, K pages a list can hold. Page j of a
+// sequence holds its tokens [j*p, (j+1)*p). Positions, tokens and pages count from 0 within their sequence.
+// LSE is always the natural logarithm. Scores, partial results and LSE are float (double in the oracle),
+// keys, values and queries are in the storage type on CUDA and widened on the CPU.
 //
-// Tensors live where the backend computes. Policy code passes them on; only download() shows values to the host.
-// All primitives may return before the work is done; download() and Stopwatch wait for it.
+// Tensors live where the backend computes. Policy code passes them on; only download() shows values to the
+// host. All primitives may return before the work is done; download() and Stopwatch wait for it.
 
 #include <cstdint>
 #include <memory>
@@ -38,21 +40,25 @@ template <class T, int Rank>
 struct Tensor {
   std::shared_ptr<Storage> storage;
   std::array<int64_t, Rank> shape{};
+  int64_t byte_offset = 0;  ///< of the first element in the storage; not 0 for some rows of a larger tensor
   int64_t size() const {
     int64_t n = 1;
     for (int64_t extent : shape) n *= extent;
     return n;
   }
-  T* data() const { return storage ? static_cast<T*>(storage->data()) : nullptr; }
+  T* data() const {
+    return storage ? reinterpret_cast<T*>(static_cast<std::byte*>(storage->data()) + byte_offset) : nullptr;
+  }
   View<T, Rank> view() const { return View<T, Rank>(data(), shape); }
 };
 
-/// Which heads share one page set (retroattention paper, section 2; Quest's evaluation code selects per query head).
+/// Which heads share one page set (retroattention paper, section 2; Quest's evaluation code selects per query
+/// head).
 enum class Unit { per_kv_head, per_query_head };
 /// How the scores of the G query heads of a KV head become one; no effect under per_query_head.
 enum class Combine { max, mean, sum };
-/// What becomes of the newest page: it is always loaded and counts towards k; it must win its place like any other; or it is loaded on
-/// top of the k others.
+/// What becomes of the newest page: it is always loaded and counts towards k; it must win its place like any
+/// other; or it is loaded on top of the k others.
 enum class Newest { forced, competes, extra };
 
 struct UnitPolicy {
@@ -60,9 +66,10 @@ struct UnitPolicy {
   Combine combine = Combine::mean;
 };
 
-/// One row of a block: the decode step of `position` in sequence `sequence` of the batch. Its past queries are positions position-1 ..
-/// position-window_rows+1 (window_rows counts the row itself: min(w, steps since the first replayed one + 1)).
-/// `row` numbers the query among all replayed ones (row of position-s is row-s): the index into Outputs.
+/// One row of a block: the decode step of `position` in sequence `sequence` of the batch. Its past queries
+/// are positions position-1 .. position-window_rows+1 (window_rows counts the row itself: min(w, steps since
+/// the first replayed one + 1)). `row` numbers the query among all replayed ones (row of position-s is
+/// row-s): the index into Outputs.
 struct BlockStep {
   int32_t sequence = 0;
   int32_t position = 0;
@@ -91,15 +98,16 @@ class Layer {
   int64_t units(Unit unit) const { return unit == Unit::per_kv_head ? n_kv_heads : n_q_heads; }
 };
 
-/// Paged keys and values of one layer of a batch, with the element-wise minimum and maximum of the keys of each page, kept up to date by
-/// append(). Pages of all sequences share one pool; page tables map a sequence's page to a pool page.
+/// Paged keys and values of one layer of a batch, with the element-wise minimum and maximum of the keys of
+/// each page, kept up to date by append(). Pages of all sequences share one pool; page tables map a
+/// sequence's page to a pool page.
 class KvCache {
  public:
   virtual ~KvCache() = default;
   virtual int64_t bytes() const = 0;
   int64_t page_size = 0;
-  int64_t max_pages = 0;             ///< J: of the longest sequence
-  std::vector<int64_t> n_appended;   ///< tokens appended so far, per sequence
+  int64_t max_pages = 0;            ///< J: of the longest sequence
+  std::vector<int64_t> n_appended;  ///< tokens appended so far, per sequence
 };
 
 /// Tokens [from, to) of a sequence.
@@ -107,14 +115,16 @@ struct TokenRange {
   int64_t sequence = 0, from = 0, to = 0;
 };
 
-/// Page lists of a block: pages[i, u, 0..count[i,u]) are the pages that row i loads for unit u, ascending. k is the same for all units.
+/// Page lists of a block: pages[i, u, 0..count[i,u]) are the pages that row i loads for unit u, ascending. k
+/// is the same for all units.
 struct PageLists {
   Tensor<int32_t, 3> pages;  ///< [n, U, K]
   Tensor<int32_t, 2> count;  ///< [n, U]
 };
 
-/// Results of attention over part of the tokens: out is normalised, lse its log-sum-exp. No token: out 0, lse -inf.
-/// In a window, slot s of row i is the past query at position - s. T is float (double in the oracle; data is then double).
+/// Results of attention over part of the tokens: out is normalised, lse its log-sum-exp. No token: out 0, lse
+/// -inf. In a window, slot s of row i is the past query at position - s. T is float (double in the oracle;
+/// data is then double).
 struct Partials {
   Tensor<float, 4> out;  ///< [n, w, Hq, d]
   Tensor<float, 3> lse;  ///< [n, w, Hq]
@@ -126,10 +136,12 @@ struct Outputs {
   Tensor<float, 2> lse;  ///< [rows, Hq]
 };
 
-/// Errors of outputs against a reference, on the host: [n, Hq] each. rel_l2 and cosine are NaN where the reference is 0.
+/// Errors of outputs against a reference, on the host: [n, Hq] each. rel_l2 and cosine are NaN where the
+/// reference is 0.
 struct Fidelity {
   std::vector<float> rel_l2, cosine;
-  std::vector<float> mass_recall;  ///< exp(lse - reference lse), at most 1: true mass of the tokens attended (open loop)
+  std::vector<float>
+      mass_recall;  ///< exp(lse - reference lse), at most 1: true mass of the tokens attended (open loop)
 };
 
 /// Times of the pieces of a timed sequence of primitives.
@@ -151,13 +163,16 @@ class Backend {
   /// Bytes that may still be allocated.
   virtual int64_t available_bytes() const = 0;
   /// "" if the backend can run this, else one line saying what it cannot and what it can.
-  virtual std::string unsupported(DType dtype, int64_t head_dim, int64_t group, int64_t page_size, int64_t window) const = 0;
+  virtual std::string unsupported(DType dtype, int64_t head_dim, int64_t group, int64_t page_size,
+                                  int64_t window) const = 0;
 
   // --- memory
-  virtual std::shared_ptr<Storage> allocate(int64_t bytes) = 0;  ///< throws EnvironmentError when out of memory
+  virtual std::shared_ptr<Storage> allocate(
+      int64_t bytes) = 0;  ///< throws EnvironmentError when out of memory
   virtual void upload(void* target, const void* source, int64_t bytes) = 0;
-  virtual void download(void* target, const void* source, int64_t bytes) = 0;  ///< waits for all work before it
-  virtual void copy(void* target, const void* source, int64_t bytes) = 0;      ///< within the backend
+  virtual void download(void* target, const void* source,
+                        int64_t bytes) = 0;                                ///< waits for all work before it
+  virtual void copy(void* target, const void* source, int64_t bytes) = 0;  ///< within the backend
   virtual std::unique_ptr<Stopwatch> make_stopwatch() = 0;
   /// Bytes of a floating-point element of scores, partials and outputs: 4, or 8 for the oracle in double.
   virtual int64_t real_bytes() const { return 4; }
@@ -169,6 +184,15 @@ class Backend {
     const int64_t element = std::is_same_v<T, float> ? real_bytes() : static_cast<int64_t>(sizeof(T));
     tensor.storage = allocate(tensor.size() * element);
     return tensor;
+  }
+  /// Rows [first, first + n) of a tensor, sharing its storage.
+  template <class T, int Rank>
+  Tensor<T, Rank> rows_of(const Tensor<T, Rank>& tensor, int64_t first, int64_t n) const {
+    Tensor<T, Rank> rows = tensor;
+    const int64_t element = std::is_same_v<T, float> ? real_bytes() : static_cast<int64_t>(sizeof(T));
+    rows.shape[0] = n;
+    rows.byte_offset += first * (tensor.shape[0] > 0 ? tensor.size() / tensor.shape[0] : 0) * element;
+    return rows;
   }
   template <class T, int Rank>
   std::vector<T> to_host(const Tensor<T, Rank>& tensor) {
@@ -185,49 +209,63 @@ class Backend {
   virtual std::unique_ptr<KvCache> make_cache(const Layer& layer, int64_t page_size) = 0;
 
   // --- primitives
-  /// Copies keys and values of the ranges into the pages and brings the summaries of touched pages up to date. A range starts where its
-  /// sequence's last one ended.
+  /// Copies keys and values of the ranges into the pages and brings the summaries of touched pages up to
+  /// date. A range starts where its sequence's last one ended.
   virtual void append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) = 0;
-  /// Forgets tokens from `to` on (per sequence); summaries of the cut page are recomputed by the next append. For repeated timing.
+  /// Forgets tokens from `to` on (per sequence); summaries of the cut page are recomputed by the next append.
+  /// For repeated timing.
   virtual void truncate(KvCache& cache, const Layer& layer, std::span<const int64_t> to) = 0;
 
   /// Dense attention of each row over tokens 0..position. out [n, Hq, d], lse [n, Hq].
-  virtual void dense(const Layer& layer, const KvCache& cache, const Block& block, Tensor<float, 3> out, Tensor<float, 2> lse) = 0;
+  virtual void dense(const Layer& layer, const KvCache& cache, const Block& block, Tensor<float, 3> out,
+                     Tensor<float, 2> lse) = 0;
 
-  /// Quest's upper bound (Quest paper, section 3.3): score[i,u,j] = sum_c max(q_c*kmin_jc, q_c*kmax_jc), combined over the group. No softmax
-  /// scale. The page that holds the row's own position is summarised over tokens <= position only; pages that begin after it
-  /// get -inf. `round_to_storage`: each head's score is rounded to the query's type before it is combined, as Quest's kernels do.
-  virtual void score_pages(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy, bool round_to_storage,
-                           Tensor<float, 3> scores) = 0;
-  /// True mass of each page: sum over its tokens <= position, and over the heads of the unit, of exp(scale*q.k - lse), lse being that of
-  /// dense attention [n, Hq] of the same rows. Pages that begin after position get -inf.
-  virtual void page_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit, Tensor<float, 2> lse,
-                         Tensor<float, 3> mass) = 0;
-  /// Scores uniform in [0, 1) that depend on (seed, layer, position, unit, page) alone; the same on every backend (see
-  /// core/counter_random.h). Pages that begin after position get -inf.
-  virtual void random_scores(const Layer& layer, const KvCache& cache, const Block& block, uint64_t seed, Tensor<float, 3> scores) = 0;
+  /// Quest's upper bound (Quest paper, section 3.3): score[i,u,j] = sum_c max(q_c*kmin_jc, q_c*kmax_jc),
+  /// combined over the group. No softmax scale. The page that holds the row's own position is summarised over
+  /// tokens <= position only; pages that begin after it get -inf. `round_to_storage`: each head's score is
+  /// rounded to the query's type before it is combined, as Quest's kernels do.
+  virtual void score_pages(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
+                           bool round_to_storage, Tensor<float, 3> scores) = 0;
+  /// True mass of each page: sum over its tokens <= position, and over the heads of the unit, of
+  /// exp(scale*q.k - lse), lse being that of dense attention [n, Hq] of the same rows. Pages that begin after
+  /// position get -inf.
+  virtual void page_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
+                         Tensor<float, 2> lse, Tensor<float, 3> mass) = 0;
+  /// Scores uniform in [0, 1) that depend on (seed, layer, position, unit, page) alone; the same on every
+  /// backend (see core/counter_random.h). Pages that begin after position get -inf.
+  virtual void random_scores(const Layer& layer, const KvCache& cache, const Block& block, uint64_t seed,
+                             Tensor<float, 3> scores) = 0;
 
-  /// The k[i] pages with the best scores of row i: ties to the lower page; existing pages only; at most all of them. `newest` as described
-  /// there (forced: 1 + the best k-1 others; extra: 1 + the best k others, at most all). k: host, one per row.
-  virtual void select_top_k(const KvCache& cache, const Block& block, Tensor<float, 3> scores, std::span<const int32_t> k, Newest newest,
-                            PageLists lists) = 0;
-  /// last_loaded [sequences, U, J] (initially -1) is advanced through the block; previous[i,u,c] is the step before row i that last loaded
-  /// pages[i,u,c], or -1. Query t < position has not been shown the page if and only if previous < t.
-  virtual void note_loads(const Block& block, const PageLists& lists, Tensor<int32_t, 3> last_loaded, Tensor<int32_t, 3> previous) = 0;
-  /// For each row i and slot s < min(w, window_rows): attention of the query at position-s over the tokens <= position-s of the
-  /// listed pages; for s > 0 only of pages with previous < position-s. Slots from window_rows on: out 0, lse -inf. `previous` may be
-  /// empty where w = 1. Each page is read once for all rows and heads of its unit.
-  virtual void attend(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy, const PageLists& lists,
-                      Tensor<int32_t, 3> previous, int64_t window, Partials partials) = 0;
-  /// Slot 0 of row i becomes outputs[row]; slot s > 0 is merged into outputs[row - s] (a = exp(lse - m), b = exp(lse_s - m), ...). A slot
-  /// with lse = -inf leaves output and lse bit for bit as they were. Rows are merged in ascending order: deterministic.
+  /// The k[i] pages with the best scores of row i: ties to the lower page; existing pages only; at most all
+  /// of them. `newest` as described there (forced: 1 + the best k-1 others; extra: 1 + the best k others, at
+  /// most all). k: host, one per row.
+  virtual void select_top_k(const KvCache& cache, const Block& block, Tensor<float, 3> scores,
+                            std::span<const int32_t> k, Newest newest, PageLists lists) = 0;
+  /// last_loaded [sequences, U, J] (initially -1) is advanced through the block; previous[i,u,c] is the step
+  /// before row i that last loaded pages[i,u,c], or -1. Query t < position has not been shown the page if and
+  /// only if previous < t.
+  virtual void note_loads(const Block& block, const PageLists& lists, Tensor<int32_t, 3> last_loaded,
+                          Tensor<int32_t, 3> previous) = 0;
+  /// For each row i and slot s < min(w, window_rows): attention of the query at position-s over the tokens <=
+  /// position-s of the listed pages; for s > 0 only of pages with previous < position-s. Slots from
+  /// window_rows on: out 0, lse -inf. `previous` may be empty where w = 1. Each page is read once for all
+  /// rows and heads of its unit.
+  virtual void attend(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
+                      const PageLists& lists, Tensor<int32_t, 3> previous, int64_t window,
+                      Partials partials) = 0;
+  /// Slot 0 of row i becomes outputs[row]; slot s > 0 is merged into outputs[row - s] (a = exp(lse - m), b =
+  /// exp(lse_s - m), ...). A slot with lse = -inf leaves output and lse bit for bit as they were. Rows are
+  /// merged in ascending order: deterministic.
+  /// `window` may be less than the slots that `partials` holds (its shape[1]): the slots from `window` on are left out.
   virtual void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) = 0;
 
   /// Rows of `outputs` [first_row, first_row + n) against a reference out [n, Hq, d], lse [n, Hq].
-  virtual Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out, Tensor<float, 2> reference_lse) = 0;
-  /// Rank (0 is best; ties to the lower page) that the pages of row i+1's list have among row i's scores: ranks[i,u,c], i < n-1; -1 for pages
-  /// that did not exist at row i. One sequence.
-  virtual void rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists, Tensor<int32_t, 3> ranks) = 0;
+  virtual Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+                           Tensor<float, 2> reference_lse) = 0;
+  /// Rank (0 is best; ties to the lower page) that the pages of row i+1's list have among row i's scores:
+  /// ranks[i,u,c], i < n-1; -1 for pages that did not exist at row i. One sequence.
+  virtual void rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
+                          Tensor<int32_t, 3> ranks) = 0;
 
  protected:
   template <class T>

@@ -1,0 +1,90 @@
+#pragma once
+// Attention over page lists for a window of queries, and the merge of what the window gave.
+
+#include "backend/cpu/softmax.h"
+
+namespace hindsight::cpu {
+
+/// Backend::attend. The listed pages are gathered once for all w*G rows of the unit; what a row may not see
+/// is masked in the logits.
+template <class Real>
+void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block& block, UnitPolicy policy,
+            View<int32_t, 3> pages, View<int32_t, 2> count, View<int32_t, 3> previous, int64_t window,
+            View<Real, 4> out, View<Real, 3> lse) {
+  const int64_t d = layer.head_dim, p = cache.page_size, n = block.size();
+  const int64_t units = layer.units(policy.unit);
+  const int64_t heads = layer.n_q_heads / units;  // query heads of a unit
+#pragma omp parallel
+  {
+    Matrix<Real> keys, values, queries, weights, unit_out;
+#pragma omp for collapse(2) schedule(dynamic, 8)
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t u = 0; u < units; ++u) {
+        const BlockStep step = block.steps[i];
+        const int64_t kv_head = u * heads / layer.group();
+        const auto& sequence = cache.sequences[step.sequence];
+        const int64_t listed = count(i, u), slots = std::min<int64_t>(window, step.window_rows);
+
+        // Pages are full but for the last one of the sequence; what lies after the position is masked below.
+        int64_t tokens = 0;
+        for (int64_t c = 0; c < listed; ++c)
+          tokens += std::min<int64_t>(p, step.position + 1 - pages(i, u, c) * p);
+        keys.resize(tokens, d);
+        values.resize(tokens, d);
+        for (int64_t c = 0, at = 0; c < listed; ++c) {
+          const int64_t first = pages(i, u, c) * p, held = std::min<int64_t>(p, step.position + 1 - first);
+          std::copy_n(sequence.k.at(kv_head, first), held * d, keys.row(at).data());
+          std::copy_n(sequence.v.at(kv_head, first), held * d, values.row(at).data());
+          at += held;
+        }
+
+        queries.resize(slots * heads, d);
+        for (int64_t s = 0; s < slots; ++s)
+          queries.middleRows(s * heads, heads) =
+              Rows<Real>(layer.query(step.sequence, step.position - s, u * heads), heads, d);
+        weights.noalias() = (static_cast<Real>(layer.scale) * queries) * keys.transpose();
+
+        for (int64_t s = 1; s < slots; ++s) {
+          const int64_t query_position = step.position - s;
+          for (int64_t c = 0, at = 0; c < listed; ++c) {
+            const int64_t first = pages(i, u, c) * p, held = std::min<int64_t>(p, step.position + 1 - first);
+            const bool unseen = previous(i, u, c) < query_position;
+            const int64_t visible = unseen ? std::clamp<int64_t>(query_position + 1 - first, 0, held) : 0;
+            weights.block(s * heads, at + visible, heads, held - visible).setConstant(minus_infinity<Real>());
+            at += held;
+          }
+        }
+
+        for (int64_t r = 0; r < weights.rows(); ++r)
+          lse(i, r / heads, u * heads + r % heads) = softmax_in_place(weights.row(r).data(), tokens);
+        unit_out.noalias() = weights * values;
+        for (int64_t r = 0; r < weights.rows(); ++r)
+          std::copy_n(unit_out.row(r).data(), d, &out(i, r / heads, u * heads + r % heads, 0));
+        for (int64_t s = slots; s < window; ++s) {
+          std::fill_n(&out(i, s, u * heads, 0), heads * d, Real(0));
+          std::fill_n(&lse(i, s, u * heads), heads, minus_infinity<Real>());
+        }
+      }
+    }
+  }
+}
+
+/// Backend::merge.
+template <class Real>
+void merge(const Block& block, int64_t window, View<Real, 4> partial_out, View<Real, 3> partial_lse,
+           View<Real, 3> out, View<Real, 2> lse) {
+  const int64_t heads = out.shape[1], d = out.shape[2];
+#pragma omp parallel for schedule(static)
+  for (int64_t head = 0; head < heads; ++head) {
+    for (int64_t i = 0; i < block.size(); ++i) {
+      const BlockStep step = block.steps[i];
+      std::copy_n(&partial_out(i, 0, head, 0), d, &out(step.row, head, 0));
+      lse(step.row, head) = partial_lse(i, 0, head);
+      for (int64_t s = 1; s < std::min<int64_t>(window, step.window_rows); ++s)
+        merge_partial(&out(step.row - s, head, 0), lse(step.row - s, head), &partial_out(i, s, head, 0),
+                      partial_lse(i, s, head), d);
+    }
+  }
+}
+
+}  // namespace hindsight::cpu

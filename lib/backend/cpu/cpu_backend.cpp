@@ -1,0 +1,252 @@
+// The CPU backend: primitives in float for speed, in double as the oracle. Same code, so the oracle is as
+// readable as it is true.
+
+#include <omp.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <new>
+#include <string>
+
+#include "backend/backend.h"
+#include "backend/cpu/attend.h"
+#include "backend/cpu/dense.h"
+#include "backend/cpu/scores.h"
+#include "backend/cpu/selection.h"
+#include "core/error.h"
+
+namespace hindsight {
+namespace {
+
+using namespace cpu;
+
+class CpuStorage final : public Storage {
+ public:
+  explicit CpuStorage(int64_t bytes) : bytes_(bytes) {
+    // A cache line at least, aligned to one.
+    const size_t size = (static_cast<size_t>(bytes) + 63) / 64 * 64;
+    data_ = std::aligned_alloc(64, size ? size : 64);
+    if (!data_)
+      throw EnvironmentError("out of memory: " + std::to_string(bytes) +
+                             " bytes could not be allocated; replay fewer layers or steps");
+  }
+  ~CpuStorage() override { std::free(data_); }
+  CpuStorage(const CpuStorage&) = delete;
+  CpuStorage& operator=(const CpuStorage&) = delete;
+  void* data() const override { return data_; }
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+class SteadyStopwatch final : public Stopwatch {
+ public:
+  void mark() override { marks_.push_back(std::chrono::steady_clock::now()); }
+  std::vector<double> intervals_us() override {
+    std::vector<double> intervals;
+    for (size_t i = 1; i < marks_.size(); ++i)
+      intervals.push_back(std::chrono::duration<double, std::micro>(marks_[i] - marks_[i - 1]).count());
+    marks_.clear();
+    return intervals;
+  }
+
+ private:
+  std::vector<std::chrono::steady_clock::time_point> marks_;
+};
+
+/// Widens [rows, heads, d] in the storage type to Real by head, [heads][rows][d], or keeps the order of rows.
+template <class Real>
+std::vector<Real> widen(DType dtype, const std::vector<std::byte>& stored) {
+  std::vector<Real> values(stored.size() / static_cast<size_t>(size_of(dtype)));
+  if constexpr (std::is_same_v<Real, float>)
+    to_float(dtype, stored, values);
+  else
+    to_double(dtype, stored, values);
+  return values;
+}
+
+template <class Real>
+HeadMajor<Real> by_head(DType dtype, const std::vector<std::byte>& stored, int64_t tokens, int64_t heads,
+                        int64_t d) {
+  const std::vector<Real> values = widen<Real>(dtype, stored);
+  HeadMajor<Real> result(heads, tokens, d);
+  for (int64_t token = 0; token < tokens; ++token)
+    for (int64_t head = 0; head < heads; ++head)
+      std::copy_n(values.data() + (token * heads + head) * d, d, result.at(head, token));
+  return result;
+}
+
+template <class Real>
+class CpuBackend final : public Backend {
+ public:
+  std::string device_name() const override {
+    return "CPU, " + std::to_string(omp_get_max_threads()) +
+           (omp_get_max_threads() == 1 ? " thread" : " threads");
+  }
+  std::string driver() const override { return ""; }
+  int64_t available_bytes() const override {
+    std::ifstream meminfo("/proc/meminfo");
+    for (std::string key; meminfo >> key;) {
+      int64_t kib = 0;
+      if (key == "MemAvailable:" && meminfo >> kib) return kib * 1024;
+    }
+    return static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  }
+  std::string unsupported(DType, int64_t, int64_t, int64_t, int64_t) const override { return ""; }
+
+  std::shared_ptr<Storage> allocate(int64_t bytes) override { return std::make_shared<CpuStorage>(bytes); }
+  void upload(void* target, const void* source, int64_t bytes) override { copy(target, source, bytes); }
+  void download(void* target, const void* source, int64_t bytes) override { copy(target, source, bytes); }
+  void copy(void* target, const void* source, int64_t bytes) override {
+    if (bytes > 0) std::memmove(target, source, static_cast<size_t>(bytes));
+  }
+  std::unique_ptr<Stopwatch> make_stopwatch() override { return std::make_unique<SteadyStopwatch>(); }
+  int64_t real_bytes() const override { return sizeof(Real); }
+
+  std::unique_ptr<Layer> load_layer(std::span<const LayerTensors> batch) override {
+    auto layer = std::make_unique<CpuLayer<Real>>();
+    const LayerTensors& first = batch.front();
+    layer->layer = first.layer;
+    layer->n_q_heads = first.n_q_heads;
+    layer->n_kv_heads = first.n_kv_heads;
+    layer->head_dim = first.head_dim;
+    layer->scale = first.softmax_scale;
+    layer->dtype = first.dtype;
+    for (const LayerTensors& tensors : batch) {
+      layer->n_tokens.push_back(tensors.n_tokens);
+      layer->q_start.push_back(tensors.q_start);
+      layer->sequences.push_back(
+          {by_head<Real>(tensors.dtype, tensors.k, tensors.n_tokens, tensors.n_kv_heads, tensors.head_dim),
+           by_head<Real>(tensors.dtype, tensors.v, tensors.n_tokens, tensors.n_kv_heads, tensors.head_dim),
+           widen<Real>(tensors.dtype, tensors.q)});
+    }
+    return layer;
+  }
+
+  std::unique_ptr<KvCache> make_cache(const Layer& layer, int64_t page_size) override {
+    auto cache = std::make_unique<CpuCache<Real>>();
+    cache->page_size = page_size;
+    cache->n_appended.assign(layer.n_tokens.size(), 0);
+    for (int64_t tokens : layer.n_tokens) {
+      const int64_t pages = (tokens + page_size - 1) / page_size;
+      cache->max_pages = std::max(cache->max_pages, pages);
+      cache->sequences.push_back({HeadMajor<Real>(layer.n_kv_heads, tokens, layer.head_dim),
+                                  HeadMajor<Real>(layer.n_kv_heads, tokens, layer.head_dim),
+                                  HeadMajor<Real>(layer.n_kv_heads, pages, 2 * layer.head_dim)});
+    }
+    return cache;
+  }
+
+  void append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) override {
+    auto& target = static_cast<CpuCache<Real>&>(cache);
+    const auto& source = as_cpu<Real>(layer);
+    const int64_t d = layer.head_dim, p = cache.page_size;
+    for (const TokenRange& range : ranges) {
+      auto& to = target.sequences[range.sequence];
+      const auto& from = source.sequences[range.sequence];
+#pragma omp parallel for schedule(static) if (range.to - range.from > p)
+      for (int64_t head = 0; head < layer.n_kv_heads; ++head) {
+        std::copy_n(from.k.at(head, range.from), (range.to - range.from) * d, to.k.at(head, range.from));
+        std::copy_n(from.v.at(head, range.from), (range.to - range.from) * d, to.v.at(head, range.from));
+        for (int64_t page = range.from / p; page * p < range.to; ++page)
+          summarise(to.k.at(head, page * p), std::min(p, range.to - page * p), d,
+                    to.summaries.at(head, page));
+      }
+      cache.n_appended[range.sequence] = range.to;
+    }
+  }
+
+  void truncate(KvCache& cache, const Layer&, std::span<const int64_t> to) override {
+    std::copy(to.begin(), to.end(), cache.n_appended.begin());
+  }
+
+  void dense(const Layer& layer, const KvCache& cache, const Block& block, Tensor<float, 3> out,
+             Tensor<float, 2> lse) override {
+    cpu::dense(as_cpu<Real>(layer), as_cpu<Real>(cache), block, reals<Real>(out), reals<Real>(lse));
+  }
+  void score_pages(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
+                   bool round_to_storage, Tensor<float, 3> scores) override {
+    cpu::score_pages(as_cpu<Real>(layer), as_cpu<Real>(cache), block, policy, round_to_storage,
+                     reals<Real>(scores));
+  }
+  void page_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
+                 Tensor<float, 2> lse, Tensor<float, 3> mass) override {
+    cpu::page_mass(as_cpu<Real>(layer), as_cpu<Real>(cache), block, unit, reals<Real>(lse),
+                   reals<Real>(mass));
+  }
+  void random_scores(const Layer& layer, const KvCache& cache, const Block& block, uint64_t seed,
+                     Tensor<float, 3> scores) override {
+    cpu::random_scores(as_cpu<Real>(layer), as_cpu<Real>(cache), block, seed, reals<Real>(scores));
+  }
+  void select_top_k(const KvCache& cache, const Block& block, Tensor<float, 3> scores,
+                    std::span<const int32_t> k, Newest newest, PageLists lists) override {
+    cpu::select_top_k(cache.page_size, block, reals<Real>(scores), k, newest, lists.pages.view(),
+                      lists.count.view());
+  }
+  void note_loads(const Block& block, const PageLists& lists, Tensor<int32_t, 3> last_loaded,
+                  Tensor<int32_t, 3> previous) override {
+    cpu::note_loads(block, lists.pages.view(), lists.count.view(), last_loaded.view(), previous.view());
+  }
+  void attend(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
+              const PageLists& lists, Tensor<int32_t, 3> previous, int64_t window,
+              Partials partials) override {
+    cpu::attend(as_cpu<Real>(layer), as_cpu<Real>(cache), block, policy, lists.pages.view(),
+                lists.count.view(), previous.view(), window, reals<Real>(partials.out),
+                reals<Real>(partials.lse));
+  }
+  void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) override {
+    cpu::merge(block, window, reals<Real>(partials.out), reals<Real>(partials.lse), reals<Real>(outputs.out),
+               reals<Real>(outputs.lse));
+  }
+  void rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
+                  Tensor<int32_t, 3> ranks) override {
+    cpu::rank_pages(block.size(), reals<Real>(scores), lists.pages.view(), lists.count.view(), ranks.view());
+  }
+
+  Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+                   Tensor<float, 2> reference_lse) override {
+    const auto out = reals<Real>(outputs.out);
+    const auto lse = reals<Real>(outputs.lse);
+    const auto ref = reals<Real>(reference_out);
+    const auto ref_lse = reals<Real>(reference_lse);
+    const int64_t n = ref.shape[0], heads = ref.shape[1], d = ref.shape[2];
+    Fidelity result;
+    for (auto* values : {&result.rel_l2, &result.cosine, &result.mass_recall})
+      values->resize(static_cast<size_t>(n * heads));
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t head = 0; head < heads; ++head) {
+        double difference = 0, reference = 0, own = 0, dot = 0;
+        for (int64_t c = 0; c < d; ++c) {
+          const double a = out(first_row + i, head, c), b = ref(i, head, c);
+          difference += (a - b) * (a - b);
+          reference += b * b;
+          own += a * a;
+          dot += a * b;
+        }
+        const size_t at = static_cast<size_t>(i * heads + head);
+        const float undefined = std::numeric_limits<float>::quiet_NaN();
+        result.rel_l2[at] = reference > 0 ? static_cast<float>(std::sqrt(difference / reference)) : undefined;
+        // An output of zero (nothing attended) has no direction: its cosine is 0, as far from the reference
+        // as unrelated ones.
+        const double norms = std::sqrt(own * reference);
+        result.cosine[at] = reference > 0 ? static_cast<float>(norms > 0 ? dot / norms : 0) : undefined;
+        const double shown = std::exp(static_cast<double>(lse(first_row + i, head)) - ref_lse(i, head));
+        result.mass_recall[at] = static_cast<float>(std::min(1.0, shown));
+      }
+    }
+    return result;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend<float>>(); }
+std::unique_ptr<Backend> make_cpu_oracle() { return std::make_unique<CpuBackend<double>>(); }
+
+}  // namespace hindsight

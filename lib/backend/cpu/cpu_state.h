@@ -1,0 +1,108 @@
+#pragma once
+// What the CPU backend keeps: layers widened to Real, and caches with the tokens of a head side by side, so
+// that pages of a head are contiguous and dense attention needs no gather. Page tables are the identity here;
+// the CUDA backend has real ones.
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace hindsight::cpu {
+
+template <class Real>
+using Matrix = Eigen::Matrix<Real, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+template <class Real>
+using Rows = Eigen::Map<const Matrix<Real>>;  ///< rows of d elements in memory
+template <class Real>
+using MutableRows = Eigen::Map<Matrix<Real>>;
+
+template <class Real>
+constexpr Real minus_infinity() {
+  return -std::numeric_limits<Real>::infinity();
+}
+
+/// Keys or values of a sequence by head: [Hkv][T][d].
+template <class Real>
+struct HeadMajor {
+  int64_t n_tokens = 0, head_dim = 0;
+  std::vector<Real> values;
+  HeadMajor() = default;
+  HeadMajor(int64_t heads, int64_t tokens, int64_t d)
+      : n_tokens(tokens), head_dim(d), values(static_cast<size_t>(heads * tokens * d)) {}
+  Real* at(int64_t head, int64_t token) { return values.data() + (head * n_tokens + token) * head_dim; }
+  const Real* at(int64_t head, int64_t token) const {
+    return values.data() + (head * n_tokens + token) * head_dim;
+  }
+};
+
+template <class Real>
+struct CpuLayer final : Layer {
+  struct Sequence {
+    HeadMajor<Real> k, v;
+    std::vector<Real> q;  ///< [T - q_start, Hq, d]
+  };
+  std::vector<Sequence> sequences;
+
+  int64_t bytes() const override {
+    int64_t elements = 0;
+    for (const Sequence& s : sequences)
+      elements += static_cast<int64_t>(s.k.values.size() + s.v.values.size() + s.q.size());
+    return elements * static_cast<int64_t>(sizeof(Real));
+  }
+  /// Query of a head at a position: d elements; the G heads of a KV head follow one another.
+  const Real* query(int64_t sequence, int64_t position, int64_t q_head) const {
+    const Sequence& s = sequences[sequence];
+    return s.q.data() + ((position - q_start[sequence]) * n_q_heads + q_head) * head_dim;
+  }
+};
+
+template <class Real>
+struct CpuCache final : KvCache {
+  struct Sequence {
+    HeadMajor<Real> k, v;
+    HeadMajor<Real> summaries;  ///< per page one row of 2d elements: maximum, then minimum of the keys
+  };
+  std::vector<Sequence> sequences;
+
+  int64_t bytes() const override {
+    int64_t elements = 0;
+    for (const Sequence& s : sequences)
+      elements += static_cast<int64_t>(s.k.values.size() + s.v.values.size() + s.summaries.values.size());
+    return elements * static_cast<int64_t>(sizeof(Real));
+  }
+};
+
+/// Element-wise maximum (first d) and minimum (last d) of `count` >= 1 rows of d keys.
+template <class Real>
+void summarise(const Real* keys, int64_t count, int64_t d, Real* summary) {
+  std::copy_n(keys, d, summary);
+  std::copy_n(keys, d, summary + d);
+  for (int64_t token = 1; token < count; ++token) {
+    for (int64_t c = 0; c < d; ++c) {
+      const Real key = keys[token * d + c];
+      summary[c] = std::max(summary[c], key);
+      summary[d + c] = std::min(summary[d + c], key);
+    }
+  }
+}
+
+/// A tensor's elements as what they are on this backend (Tensor<float> holds double in the oracle).
+template <class Real, int Rank>
+View<Real, Rank> reals(const Tensor<float, Rank>& tensor) {
+  return View<Real, Rank>(reinterpret_cast<Real*>(tensor.data()), tensor.shape);
+}
+
+template <class Real>
+const CpuLayer<Real>& as_cpu(const Layer& layer) {
+  return static_cast<const CpuLayer<Real>&>(layer);
+}
+template <class Real>
+const CpuCache<Real>& as_cpu(const KvCache& cache) {
+  return static_cast<const CpuCache<Real>&>(cache);
+}
+
+}  // namespace hindsight::cpu
