@@ -62,9 +62,7 @@ void random_scores(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, con
     const int64_t position = block.steps[i].position;
     for (int64_t u = 0; u < scores.shape[1]; ++u)
       for (int64_t page = 0; page * cache.page_size <= position; ++page)
-        scores(i, u, page) =
-            counter_random(seed, static_cast<uint64_t>(layer.layer), static_cast<uint64_t>(position),
-                           static_cast<uint64_t>(u), static_cast<uint64_t>(page));
+        scores(i, u, page) = counter_uniform(seed, layer.layer, position, u, page);
   }
 }
 

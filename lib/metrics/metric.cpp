@@ -1,0 +1,59 @@
+#include "metrics/metric.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace hindsight {
+
+#define HINDSIGHT_METRIC(name) std::unique_ptr<Metric> make_##name(const ReplayShape& shape);
+#include "metrics/metrics.def"
+#undef HINDSIGHT_METRIC
+
+std::vector<std::unique_ptr<Metric>> make_metrics(const ReplayShape& shape) {
+  std::vector<std::unique_ptr<Metric>> metrics;
+#define HINDSIGHT_METRIC(name) metrics.push_back(make_##name(shape));
+#include "metrics/metrics.def"
+#undef HINDSIGHT_METRIC
+  return metrics;
+}
+
+double mean(const std::vector<double>& values) {
+  double sum = 0;
+  int64_t count = 0;
+  for (const double value : values) {
+    if (std::isnan(value)) continue;
+    sum += value;
+    ++count;
+  }
+  return count > 0 ? sum / static_cast<double>(count) : std::numeric_limits<double>::quiet_NaN();
+}
+
+double percentile(std::vector<double> values, double share) {
+  std::erase_if(values, [](double value) { return std::isnan(value); });
+  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
+  const double rank = std::ceil(share * static_cast<double>(values.size()));
+  const auto at =
+      static_cast<std::ptrdiff_t>(std::clamp(rank - 1, 0.0, static_cast<double>(values.size() - 1)));
+  std::nth_element(values.begin(), values.begin() + at, values.end());
+  return values[at];
+}
+
+StepLayerSeries::StepLayerSeries(const ReplayShape& shape, std::string name, std::string last_dimension,
+                                 int64_t last_extent, std::string unit, std::string description)
+    : last_extent_(last_extent) {
+  const auto layers = static_cast<int64_t>(shape.layers.size());
+  series_.name = std::move(name);
+  series_.dimensions = {"step", "layer"};
+  series_.shape = {shape.n_steps, layers};
+  if (!last_dimension.empty()) {
+    series_.dimensions.push_back(std::move(last_dimension));
+    series_.shape.push_back(last_extent);
+  }
+  series_.values.assign(static_cast<size_t>(shape.n_steps * layers * last_extent),
+                        std::numeric_limits<double>::quiet_NaN());
+  series_.unit = std::move(unit);
+  series_.description = std::move(description);
+}
+
+}  // namespace hindsight

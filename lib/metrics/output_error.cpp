@@ -1,0 +1,68 @@
+// Errors of outputs against dense attention, when a query is first computed and when it leaves its window.
+
+#include <cmath>
+
+#include "metrics/metric.h"
+
+namespace hindsight {
+namespace {
+
+class OutputError final : public Metric {
+ public:
+  explicit OutputError(const ReplayShape& shape)
+      : shape_(shape),
+        first_(per_head("rel_l2_first",
+                        "||o - o*|| / ||o*|| when the query is first computed; NaN where o* is 0")),
+        final_(per_head("rel_l2_final",
+                        "||o - o*|| / ||o*|| when the query leaves its window; NaN where o* is 0")),
+        cosine_(per_head("cosine_final",
+                         "cosine of o and o* when the query leaves its window; NaN where o* is 0")),
+        cumulative_(
+            per_head("cumulative_error", "running mean of rel_l2_final from the first replayed step on")) {}
+
+  void on_outputs(const OutputEvent& event) override {
+    for (int64_t head = 0; head < shape_.n_q_heads; ++head) {
+      double sum = 0;
+      int64_t count = 0;
+      for (int64_t step = 0; step < shape_.n_steps; ++step) {
+        const int64_t i = step * shape_.n_q_heads + head;
+        first_.at(step, event.layer, head) = event.rel_l2_first[i];
+        final_.at(step, event.layer, head) = event.rel_l2_final[i];
+        cosine_.at(step, event.layer, head) = event.cosine_final[i];
+        if (!std::isnan(event.rel_l2_final[i])) {
+          sum += event.rel_l2_final[i];
+          ++count;
+        }
+        if (count > 0) cumulative_.at(step, event.layer, head) = sum / static_cast<double>(count);
+      }
+    }
+  }
+
+  void finish(Measurements& measurements) override {
+    measurements.summary.insert(measurements.summary.end(),
+                                {{"rel_l2_first_mean", mean(first_.values())},
+                                 {"rel_l2_final_mean", mean(final_.values())},
+                                 {"rel_l2_final_p50", percentile(final_.values(), 0.50)},
+                                 {"rel_l2_final_p95", percentile(final_.values(), 0.95)},
+                                 {"cosine_final_mean", mean(cosine_.values())},
+                                 {"cumulative_error_mean", mean(cumulative_.values())}});
+    for (StepLayerSeries* series : {&first_, &final_, &cosine_, &cumulative_})
+      measurements.series.push_back(series->take());
+  }
+
+ private:
+  StepLayerSeries per_head(const char* name, const char* description) const {
+    return StepLayerSeries(shape_, name, "q_head", shape_.n_q_heads, "1", description);
+  }
+
+  ReplayShape shape_;
+  StepLayerSeries first_, final_, cosine_, cumulative_;
+};
+
+}  // namespace
+
+std::unique_ptr<Metric> make_output_error(const ReplayShape& shape) {
+  return std::make_unique<OutputError>(shape);
+}
+
+}  // namespace hindsight
