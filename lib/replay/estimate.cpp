@@ -1,0 +1,175 @@
+#include "replay/estimate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "methods/catalog.h"
+#include "replay/fidelity.h"
+#include "replay/latency.h"
+
+namespace hindsight {
+namespace {
+
+/// The program with its libraries, before any trace is opened.
+constexpr int64_t process_bytes = 24 << 20;
+
+struct Rates {
+  double flops_per_second = 1e9;
+  double seconds_per_call = 1e-5;  // of a primitive on next to nothing
+};
+
+/// Times dense attention of a small layer with the heads of the trace.
+Rates measure_rates(Backend& backend, const ReplayTrace& trace) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int64_t tokens = 512, queries = 64;
+  LayerTensors tensors;
+  tensors.dtype = DType::float32;
+  tensors.n_tokens = tokens;
+  tensors.q_start = tokens - queries;
+  tensors.n_q_heads = trace.info.n_q_heads;
+  tensors.n_kv_heads = trace.info.n_kv_heads;
+  tensors.head_dim = trace.info.head_dim;
+  tensors.softmax_scale = trace.info.softmax_scale;
+  // Values do not matter to the time; ones keep the arithmetic normal.
+  const std::vector<float> ones(static_cast<size_t>(tokens * tensors.n_q_heads * tensors.head_dim), 1.0f);
+  const auto fill = [&](std::vector<std::byte>& target, int64_t elements) {
+    target.resize(static_cast<size_t>(elements) * sizeof(float));
+    from_float(DType::float32, std::span(ones).first(static_cast<size_t>(elements)), target);
+  };
+  fill(tensors.k, tokens * tensors.n_kv_heads * tensors.head_dim);
+  fill(tensors.v, tokens * tensors.n_kv_heads * tensors.head_dim);
+  fill(tensors.q, queries * tensors.n_q_heads * tensors.head_dim);
+
+  const auto layer = backend.load_layer({&tensors, 1});
+  const auto cache = backend.make_cache(*layer, 16);
+  const TokenRange all{0, 0, tokens};
+  backend.append(*cache, *layer, {&all, 1});
+  auto out = backend.make_tensor<float, 3>({queries, tensors.n_q_heads, tensors.head_dim});
+  auto lse = backend.make_tensor<float, 2>({queries, tensors.n_q_heads});
+  const auto seconds_of = [&](int64_t n) {
+    std::vector<BlockStep> steps;
+    for (int64_t i = 0; i < n; ++i)
+      steps.push_back({0, static_cast<int32_t>(tokens - queries + i), static_cast<int32_t>(i), 1});
+    const Block block = backend.make_block(std::move(steps));
+    double best = 1e9;
+    for (int repeat = 0; repeat < 5; ++repeat) {
+      const auto start = Clock::now();
+      backend.dense(*layer, *cache, block, backend.rows_of(out, 0, n), backend.rows_of(lse, 0, n));
+      backend.to_host(lse);
+      best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+    }
+    return best;
+  };
+  const double one = seconds_of(1), many = seconds_of(queries);
+  const double flops = 4.0 * static_cast<double>(tokens * queries * tensors.n_q_heads * tensors.head_dim);
+  return {flops / many, one};
+}
+
+/// Sizes of what is kept for one trace and layer, in elements of `real` bytes on the backend.
+struct LayerSizes {
+  int64_t layer, cache, reference, mass;
+};
+
+LayerSizes sizes_of(const ReplayTrace& trace, int64_t page_size, int64_t units, int64_t real,
+                    int64_t stored) {
+  const TraceInfo& info = trace.info;
+  const int64_t queries = info.n_tokens - info.prompt_tokens;
+  const int64_t pages = (info.n_tokens + page_size - 1) / page_size;
+  const int64_t kv = 2 * info.n_tokens * info.n_kv_heads * info.head_dim;
+  return {(kv + queries * info.n_q_heads * info.head_dim) * stored,
+          (kv + pages * info.n_kv_heads * 2 * info.head_dim) * stored,
+          trace.n_steps * info.n_q_heads * (info.head_dim + 1) * real, trace.n_steps * units * pages * real};
+}
+
+}  // namespace
+
+int64_t residency_limit(const Backend& backend) { return backend.available_bytes() / 4 * 3; }
+
+SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend) {
+  const bool on_device = !backend.driver().empty();
+  const Rates rates = measure_rates(backend, spec.traces.front());
+  const int64_t real = backend.real_bytes();
+
+  SweepEstimate total;
+  int64_t kept_most = 0, scratch_most = 0, series_most = 0, reading_most = 0;
+  for (size_t t = 0; t < spec.traces.size(); ++t) {
+    const ReplayTrace& trace = spec.traces[t];
+    const TraceInfo& info = trace.info;
+    // The CPU widens what is stored; a device keeps it as it is.
+    const int64_t stored = on_device ? size_of(trace.dtype) : real;
+    const int64_t layer_stored =
+        (2 * info.n_tokens * info.n_kv_heads + (info.n_tokens - info.prompt_tokens) * info.n_q_heads) *
+        info.head_dim;
+    // Reading and widening a layer holds it once more, in both types.
+    reading_most = std::max(reading_most, layer_stored * (size_of(trace.dtype) + (on_device ? 0 : real)));
+
+    std::set<int64_t> layers;
+    std::set<std::tuple<int64_t, int64_t>> caches;           // layer, page size
+    std::set<std::tuple<int64_t, int64_t, int64_t>> masses;  // layer, page size, units
+    int64_t kept = 0;
+    for (const ReplayPoint& point : spec.points) {
+      if (point.trace != t) continue;
+      const ReplayShape shape = replay_shape(trace, point);
+      const auto selector = make_selector(point.method.selector, point.method.parameters);
+      const LayerSizes sizes = sizes_of(trace, shape.page_size, shape.n_units, real, stored);
+      const int64_t capacity = selector->list_capacity(trace.last_position());
+      const auto n_layers = static_cast<double>(point.layers.size());
+      const auto mean_context = static_cast<double>((trace.first_position + trace.last_position()) / 2 + 1);
+      const auto per_token = static_cast<double>(4 * info.n_q_heads * info.head_dim);
+      const auto steps = static_cast<double>(trace.n_steps);
+
+      if (plan.measure_fidelity) {
+        for (const int64_t layer : point.layers) {
+          if (layers.insert(layer).second) {
+            kept += sizes.layer + sizes.reference;
+            total.seconds += steps * mean_context * per_token / rates.flops_per_second;
+            if (caches.insert({layer, 16}).second)
+              kept += sizes_of(trace, 16, shape.n_units, real, stored).cache;
+          }
+          if (caches.insert({layer, shape.page_size}).second) kept += sizes.cache;
+          if (masses.insert({layer, shape.page_size, shape.n_units}).second) {
+            kept += sizes.mass;
+            total.seconds += steps * mean_context * per_token / 2 / rates.flops_per_second;
+          }
+        }
+        const int64_t row = shape.window * info.n_q_heads * (info.head_dim + 1) * real +
+                            shape.n_units * ((info.n_tokens + shape.page_size - 1) / shape.page_size) * real +
+                            shape.n_units * capacity * 4 * static_cast<int64_t>(sizeof(int32_t));
+        const int64_t outputs = (shape.window > 1 ? 2 : 1) * sizes.reference;
+        scratch_most = std::max(scratch_most, std::min(steps_per_block(row), trace.n_steps) * row + outputs);
+        const auto attended =
+            static_cast<double>(std::min(capacity * shape.page_size, trace.last_position() + 1));
+        total.seconds += n_layers * steps * attended * per_token * static_cast<double>(shape.window) /
+                         rates.flops_per_second;
+        // Doubles while they are filled, floats in the file: six series per head, three per unit, five per
+        // step.
+        const int64_t values = trace.n_steps * static_cast<int64_t>(point.layers.size()) *
+                               (6 * info.n_q_heads + 3 * shape.n_units + 5);
+        series_most = std::max(series_most, values * 8 + values / 6 * 8);
+        total.output_bytes += values * 4;
+      }
+      if (plan.measure_latency) {
+        const auto measured = static_cast<double>(latency_steps(trace.n_steps).size() *
+                                                  static_cast<size_t>(plan.repeats + shape.window + 3));
+        const double step_seconds =
+            5 * rates.seconds_per_call +
+            static_cast<double>(plan.batch * capacity * shape.page_size * shape.window) * per_token /
+                rates.flops_per_second;
+        total.seconds += n_layers * measured * step_seconds;
+        scratch_most = std::max(
+            scratch_most, plan.batch * (sizes.layer + sizes.cache + layer_stored * size_of(trace.dtype)));
+      }
+    }
+    kept_most = std::max(kept_most, kept);
+  }
+  kept_most = std::min(kept_most, residency_limit(backend));
+  const int64_t computing = kept_most + scratch_most;
+  total.host_bytes = process_bytes + reading_most + series_most + (on_device ? 0 : computing);
+  total.device_bytes = on_device ? computing : 0;
+  return total;
+}
+
+}  // namespace hindsight

@@ -1,0 +1,190 @@
+#include "replay/fidelity.h"
+
+#include <algorithm>
+
+#include "methods/catalog.h"
+
+namespace hindsight {
+namespace {
+
+/// The replay of one layer. Tensors are made once and reused by every block.
+class LayerReplay {
+ public:
+  LayerReplay(Backend& backend, Residency& residency, const ReplayTrace& trace, const ReplayPoint& point,
+              size_t layer, std::vector<std::unique_ptr<Metric>>& metrics)
+      : backend_(backend),
+        residency_(residency),
+        trace_(trace),
+        index_(static_cast<int64_t>(layer)),
+        metrics_(metrics),
+        selector_(make_selector(point.method.selector, point.method.parameters)),
+        policy_(selector_->unit_policy()),
+        window_(retro_window(point.method.parameters)),
+        layer_(residency.layer(point.layers[layer])),
+        cache_(residency.cache(point.layers[layer], selector_->page_size())),
+        reference_(residency.reference(point.layers[layer])),
+        mass_(residency.page_mass(point.layers[layer], selector_->page_size(), policy_.unit)) {
+    const int64_t units = layer_->units(policy_.unit), heads = layer_->n_q_heads, d = layer_->head_dim;
+    const int64_t pages = cache_->max_pages;
+    capacity_ = selector_->list_capacity(trace.last_position());
+    const int64_t step_bytes = window_ * heads * (d + 1) * backend.real_bytes() +
+                               units * pages * backend.real_bytes() +
+                               units * capacity_ * 4 * static_cast<int64_t>(sizeof(int32_t));
+    block_steps_ = std::min(steps_per_block(step_bytes), trace.n_steps);
+
+    // Row 0 of what is ranked is the last step of the block before: late ranks need pairs of steps.
+    scores_ = backend.make_tensor<float, 3>({block_steps_ + 1, units, pages});
+    lists_ = make_lists(block_steps_ + 1, units);
+    best_ = make_lists(block_steps_, units);
+    ranks_ = backend.make_tensor<int32_t, 3>({block_steps_ + 1, units, capacity_});
+    previous_ = backend.make_tensor<int32_t, 3>({block_steps_, units, capacity_});
+    partials_ = {backend.make_tensor<float, 4>({block_steps_, window_, heads, d}),
+                 backend.make_tensor<float, 3>({block_steps_, window_, heads})};
+    final_ = make_outputs(heads, d);
+    first_ = window_ > 1 ? make_outputs(heads, d) : final_;
+    last_loaded_ = backend.make_tensor<int32_t, 3>({1, units, pages});
+    const std::vector<int32_t> never(static_cast<size_t>(last_loaded_.size()), -1);
+    backend.upload(last_loaded_.data(), never.data(), static_cast<int64_t>(never.size() * sizeof(int32_t)));
+  }
+
+  void run() {
+    for (int64_t first = 0; first < trace_.n_steps; first += block_steps_)
+      run_block(first, std::min(block_steps_, trace_.n_steps - first));
+    Fidelity final = backend_.compare(final_, 0, reference_->out, reference_->lse);
+    Fidelity first = window_ > 1 ? backend_.compare(first_, 0, reference_->out, reference_->lse) : final;
+    const OutputEvent event{index_,
+                            std::move(first.rel_l2),
+                            std::move(final.rel_l2),
+                            std::move(final.cosine),
+                            std::move(first.mass_recall),
+                            std::move(final.mass_recall)};
+    for (const auto& metric : metrics_) metric->on_outputs(event);
+  }
+
+ private:
+  PageLists make_lists(int64_t rows, int64_t units) {
+    return {backend_.make_tensor<int32_t, 3>({rows, units, capacity_}),
+            backend_.make_tensor<int32_t, 2>({rows, units})};
+  }
+  Outputs make_outputs(int64_t heads, int64_t d) {
+    return {backend_.make_tensor<float, 3>({trace_.n_steps, heads, d}),
+            backend_.make_tensor<float, 2>({trace_.n_steps, heads})};
+  }
+  PageLists rows(const PageLists& lists, int64_t first, int64_t n) const {
+    return {backend_.rows_of(lists.pages, first, n), backend_.rows_of(lists.count, first, n)};
+  }
+
+  void run_block(int64_t first, int64_t n) {
+    const Block block = residency_.block(first, n, window_);
+    const SelectionInput input{backend_, *layer_, *cache_, block, backend_.rows_of(*mass_, first, n)};
+    const Tensor<float, 3> scores = backend_.rows_of(scores_, 1, n);
+    const PageLists lists = rows(lists_, 1, n);
+
+    selector_->score(input, scores);
+    selector_->select(input, scores, lists);
+    Tensor<int32_t, 3> previous = backend_.rows_of(previous_, 0, n);
+    backend_.note_loads(block, lists, last_loaded_, previous);
+    const Partials partials{backend_.rows_of(partials_.out, 0, n), backend_.rows_of(partials_.lse, 0, n)};
+    backend_.attend(*layer_, *cache_, block, policy_, lists, previous, window_, partials);
+    if (window_ > 1) backend_.merge(block, 1, partials, first_);
+    backend_.merge(block, window_, partials, final_);
+
+    std::vector<int32_t> k;
+    for (const BlockStep& step : block.steps)
+      k.push_back(static_cast<int32_t>(std::max<int64_t>(0, selector_->budget_pages(step.position))));
+    const PageLists best = rows(best_, 0, n);
+    backend_.select_top_k(*cache_, block, input.page_mass, k, Newest::competes, best);
+
+    observe(first, n, lists, best);
+    carry_last_row(n);
+  }
+
+  void observe(int64_t first, int64_t n, const PageLists& lists, const PageLists& best) {
+    const int64_t units = layer_->units(policy_.unit);
+    SelectionEvent event;
+    event.layer = index_;
+    event.first_step = first;
+    event.n = n;
+    std::vector<int32_t> count = backend_.to_host(lists.count);
+    if (selector_->has_scores()) event.late_ranks = PageSets(late_ranks(first, n), count, units, capacity_);
+    event.loaded = PageSets(backend_.to_host(lists.pages), std::move(count), units, capacity_);
+    event.best = PageSets(backend_.to_host(best.pages), backend_.to_host(best.count), units, capacity_);
+    for (const auto& metric : metrics_) metric->on_selection(event);
+  }
+
+  /// Ranks [n, U, capacity] of the pages of each row under the scores of the row before; the first replayed
+  /// step has none.
+  std::vector<int32_t> late_ranks(int64_t first, int64_t n) {
+    const int64_t from = first == 0 ? 1 : 0;
+    Block pairs;
+    pairs.steps.resize(static_cast<size_t>(n + 1 - from));
+    backend_.rank_pages(pairs, backend_.rows_of(scores_, from, n + 1 - from),
+                        rows(lists_, from, n + 1 - from), backend_.rows_of(ranks_, from, n + 1 - from));
+    return backend_.to_host(backend_.rows_of(ranks_, 0, n));
+  }
+
+  void carry_last_row(int64_t n) {
+    const auto carry = [&](auto& tensor, int64_t element) {
+      const int64_t row_bytes = tensor.size() / tensor.shape[0] * element;
+      backend_.copy(tensor.data(), backend_.rows_of(tensor, n, 1).data(), row_bytes);
+    };
+    carry(scores_, backend_.real_bytes());
+    carry(lists_.pages, sizeof(int32_t));
+    carry(lists_.count, sizeof(int32_t));
+  }
+
+  Backend& backend_;
+  Residency& residency_;
+  const ReplayTrace& trace_;
+  int64_t index_;
+  std::vector<std::unique_ptr<Metric>>& metrics_;
+  std::unique_ptr<Selector> selector_;
+  UnitPolicy policy_;
+  int64_t window_;
+  std::shared_ptr<const Layer> layer_;
+  std::shared_ptr<const KvCache> cache_;
+  std::shared_ptr<const Reference> reference_;
+  std::shared_ptr<const Tensor<float, 3>> mass_;
+
+  int64_t capacity_ = 0, block_steps_ = 0;
+  Tensor<float, 3> scores_;
+  PageLists lists_, best_;
+  Tensor<int32_t, 3> ranks_, previous_, last_loaded_;
+  Partials partials_;
+  Outputs first_, final_;
+};
+
+}  // namespace
+
+ReplayShape replay_shape(const ReplayTrace& trace, const ReplayPoint& point) {
+  const auto selector = make_selector(point.method.selector, point.method.parameters);
+  ReplayShape shape;
+  shape.n_steps = trace.n_steps;
+  shape.first_position = trace.first_position;
+  shape.layers = point.layers;
+  shape.n_q_heads = trace.info.n_q_heads;
+  shape.n_kv_heads = trace.info.n_kv_heads;
+  shape.n_units =
+      selector->unit_policy().unit == Unit::per_kv_head ? trace.info.n_kv_heads : trace.info.n_q_heads;
+  shape.head_dim = trace.info.head_dim;
+  shape.page_size = selector->page_size();
+  shape.window = retro_window(point.method.parameters);
+  shape.element_bytes = size_of(trace.dtype);
+  shape.metadata_elements_per_page = selector->metadata_elements_per_page(trace.info.head_dim);
+  shape.has_scores = selector->has_scores();
+  return shape;
+}
+
+Measurements replay_fidelity(Backend& backend, Residency& residency, const ReplayTrace& trace,
+                             const ReplayPoint& point, const std::function<void()>& layer_done) {
+  std::vector<std::unique_ptr<Metric>> metrics = make_metrics(replay_shape(trace, point));
+  for (size_t layer = 0; layer < point.layers.size(); ++layer) {
+    LayerReplay(backend, residency, trace, point, layer, metrics).run();
+    layer_done();
+  }
+  Measurements measurements;
+  for (const auto& metric : metrics) metric->finish(measurements);
+  return measurements;
+}
+
+}  // namespace hindsight

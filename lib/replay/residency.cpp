@@ -1,0 +1,103 @@
+#include "replay/residency.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace hindsight {
+
+void BoundedCache::insert(const std::string& key, std::shared_ptr<const void> value, int64_t bytes) {
+  while (!order_.empty() && used_ + bytes > limit_) {
+    const auto last = entries_.find(order_.back());
+    used_ -= last->second.bytes;
+    entries_.erase(last);
+    order_.pop_back();
+  }
+  order_.push_front(key);
+  entries_[key] = {std::move(value), bytes, order_.begin()};
+  used_ += bytes;
+}
+
+int64_t steps_per_block(int64_t bytes_per_step, int64_t most) {
+  constexpr int64_t block_bytes = 64 << 20;
+  return std::clamp<int64_t>(block_bytes / std::max<int64_t>(1, bytes_per_step), 1, most);
+}
+
+Residency::Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes)
+    : backend_(backend), trace_(trace), reader_(trace.file), kept_(limit_bytes) {}
+
+Block Residency::block(int64_t first_step, int64_t n, int64_t window) const {
+  std::vector<BlockStep> steps;
+  for (int64_t step = first_step; step < first_step + n; ++step)
+    steps.push_back({0, static_cast<int32_t>(trace_.first_position + step), static_cast<int32_t>(step),
+                     static_cast<int32_t>(std::min(window, step + 1))});
+  return backend_.make_block(std::move(steps));
+}
+
+std::shared_ptr<const Layer> Residency::layer(int64_t layer) {
+  return kept_.get<Layer>(
+      fmt::format("layer {}", layer),
+      [&]() -> std::shared_ptr<const Layer> {
+        const LayerTensors tensors = reader_.read_layer(layer);
+        return backend_.load_layer({&tensors, 1});
+      },
+      [](const Layer& value) { return value.bytes(); });
+}
+
+std::shared_ptr<const KvCache> Residency::cache(int64_t layer, int64_t page_size) {
+  return kept_.get<KvCache>(
+      fmt::format("cache {} {}", layer, page_size),
+      [&]() -> std::shared_ptr<const KvCache> {
+        const auto source = this->layer(layer);
+        std::shared_ptr<KvCache> made = backend_.make_cache(*source, page_size);
+        const TokenRange all{0, 0, trace_.last_position() + 1};
+        backend_.append(*made, *source, {&all, 1});
+        return made;
+      },
+      [](const KvCache& value) { return value.bytes(); });
+}
+
+std::shared_ptr<const Reference> Residency::reference(int64_t layer) {
+  return kept_.get<Reference>(
+      fmt::format("reference {}", layer),
+      [&]() -> std::shared_ptr<const Reference> {
+        const auto source = this->layer(layer);
+        // Any page size gives the same dense attention; the default one is what most points use too.
+        const auto keys = cache(layer, 16);
+        Reference made;
+        made.out = backend_.make_tensor<float, 3>({trace_.n_steps, source->n_q_heads, source->head_dim});
+        made.lse = backend_.make_tensor<float, 2>({trace_.n_steps, source->n_q_heads});
+        const int64_t n =
+            steps_per_block(source->n_q_heads * (trace_.last_position() + 1) * backend_.real_bytes());
+        for (int64_t first = 0; first < trace_.n_steps; first += n) {
+          const int64_t count = std::min(n, trace_.n_steps - first);
+          backend_.dense(*source, *keys, block(first, count, 1), backend_.rows_of(made.out, first, count),
+                         backend_.rows_of(made.lse, first, count));
+        }
+        return std::make_shared<const Reference>(std::move(made));
+      },
+      [&](const Reference& value) { return (value.out.size() + value.lse.size()) * backend_.real_bytes(); });
+}
+
+std::shared_ptr<const Tensor<float, 3>> Residency::page_mass(int64_t layer, int64_t page_size, Unit unit) {
+  return kept_.get<Tensor<float, 3>>(
+      fmt::format("mass {} {} {}", layer, page_size, static_cast<int>(unit)),
+      [&]() -> std::shared_ptr<const Tensor<float, 3>> {
+        const auto source = this->layer(layer);
+        const auto keys = cache(layer, page_size);
+        const auto dense = reference(layer);
+        auto mass = backend_.make_tensor<float, 3>({trace_.n_steps, source->units(unit), keys->max_pages});
+        const int64_t n =
+            steps_per_block(source->n_q_heads * (trace_.last_position() + 1) * backend_.real_bytes());
+        for (int64_t first = 0; first < trace_.n_steps; first += n) {
+          const int64_t count = std::min(n, trace_.n_steps - first);
+          backend_.page_mass(*source, *keys, block(first, count, 1), unit,
+                             backend_.rows_of(dense->lse, first, count),
+                             backend_.rows_of(mass, first, count));
+        }
+        return std::make_shared<const Tensor<float, 3>>(std::move(mass));
+      },
+      [&](const Tensor<float, 3>& value) { return value.size() * backend_.real_bytes(); });
+}
+
+}  // namespace hindsight

@@ -1,0 +1,79 @@
+#pragma once
+// What points of a sweep share on the backend: layers, paged caches, the dense reference, the true mass of
+// pages. Each is made once and kept as long as memory allows; what had to go is made again when it is needed.
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "backend/backend.h"
+#include "replay/spec.h"
+
+namespace hindsight {
+
+/// Keeps the most recently used values, up to a number of bytes. A value in use stays alive through its
+/// shared pointer.
+class BoundedCache {
+ public:
+  explicit BoundedCache(int64_t limit_bytes) : limit_(limit_bytes) {}
+
+  template <class T>
+  std::shared_ptr<const T> get(const std::string& key, const std::function<std::shared_ptr<const T>()>& make,
+                               const std::function<int64_t(const T&)>& bytes) {
+    if (const auto found = entries_.find(key); found != entries_.end()) {
+      order_.splice(order_.begin(), order_, found->second.place);
+      return std::static_pointer_cast<const T>(found->second.value);
+    }
+    std::shared_ptr<const T> value = make();
+    insert(key, value, bytes(*value));
+    return value;
+  }
+  int64_t bytes() const { return used_; }
+
+ private:
+  struct Entry {
+    std::shared_ptr<const void> value;
+    int64_t bytes = 0;
+    std::list<std::string>::iterator place;
+  };
+  void insert(const std::string& key, std::shared_ptr<const void> value, int64_t bytes);
+
+  int64_t limit_ = 0, used_ = 0;
+  std::list<std::string> order_;  // most recently used first
+  std::map<std::string, Entry> entries_;
+};
+
+/// Dense attention of all replayed steps of a layer.
+struct Reference {
+  Tensor<float, 3> out;  ///< [n_steps, Hq, d]
+  Tensor<float, 2> lse;  ///< [n_steps, Hq]
+};
+
+/// The shared parts of the replays of one trace.
+class Residency {
+ public:
+  Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes);
+
+  std::shared_ptr<const Layer> layer(int64_t layer);
+  /// With all tokens up to the last replayed position appended.
+  std::shared_ptr<const KvCache> cache(int64_t layer, int64_t page_size);
+  std::shared_ptr<const Reference> reference(int64_t layer);
+  /// [n_steps, U, J].
+  std::shared_ptr<const Tensor<float, 3>> page_mass(int64_t layer, int64_t page_size, Unit unit);
+  /// Steps [first, first + n) of the trace as a block, for a window of w.
+  Block block(int64_t first_step, int64_t n, int64_t window) const;
+
+ private:
+  Backend& backend_;
+  const ReplayTrace& trace_;
+  TraceReader reader_;
+  BoundedCache kept_;
+};
+
+/// Steps that one call of a primitive takes, so that its tensors stay small: at most `most`, at least 1.
+int64_t steps_per_block(int64_t bytes_per_step, int64_t most = 256);
+
+}  // namespace hindsight

@@ -1,0 +1,84 @@
+#include "replay/sweep.h"
+
+#include <memory>
+
+#include "replay/fidelity.h"
+#include "replay/latency.h"
+
+namespace hindsight {
+namespace {
+
+void append(Measurements& to, Measurements from) {
+  for (auto& coordinate : from.coordinates) to.coordinates.push_back(std::move(coordinate));
+  for (auto& series : from.series) to.series.push_back(std::move(series));
+  for (auto& column : from.summary) to.summary.push_back(std::move(column));
+}
+
+std::vector<int64_t> count_to(int64_t n, int64_t from = 0) {
+  std::vector<int64_t> numbers;
+  for (int64_t i = 0; i < n; ++i) numbers.push_back(from + i);
+  return numbers;
+}
+
+PointResult as_result(const SweepPlan& plan, const ReplayTrace& trace, const ReplayPoint& point,
+                      Measurements measured) {
+  const ReplayShape shape = replay_shape(trace, point);
+  PointResult result;
+  result.id = point.id;
+  result.trace = trace.name;
+  result.trace_digest = trace.digest;
+  result.name = point.method.name;
+  result.selector = point.method.selector;
+  result.parameters = point.method.parameters;
+  // Steps are decode steps of the trace, counted from the end of the prompt, as in the configuration.
+  result.coordinates = {{"step", count_to(shape.n_steps, plan.steps.from)},
+                        {"layer", point.layers},
+                        {"q_head", count_to(shape.n_q_heads)},
+                        {"unit", count_to(shape.n_units)}};
+  for (auto& coordinate : measured.coordinates) result.coordinates.push_back(std::move(coordinate));
+  result.series = std::move(measured.series);
+  result.summary = std::move(measured.summary);
+  return result;
+}
+
+}  // namespace
+
+void run_sweep(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend, ResultWriter& writer,
+               SweepObserver& observer) {
+  std::vector<std::string> order;
+  double total = 0, done = 0;
+  const auto work = [&](const ReplayPoint& point) {
+    return static_cast<double>(point.layers.size()) * (plan.measure_fidelity + plan.measure_latency);
+  };
+  for (const ReplayPoint& point : spec.points) {
+    order.push_back(point.id);
+    if (!writer.has(point.id)) total += work(point);
+  }
+  writer.set_order(order);
+
+  std::unique_ptr<Residency> residency;
+  size_t resident_trace = spec.traces.size();
+  for (const ReplayPoint& point : spec.points) {
+    if (writer.has(point.id)) continue;
+    const ReplayTrace& trace = spec.traces[point.trace];
+    if (resident_trace != point.trace) {
+      residency.reset();
+      residency = std::make_unique<Residency>(backend, trace, residency_limit(backend));
+      resident_trace = point.trace;
+    }
+    observer.on_progress(done, total, point.method.name);
+    const auto layer_done = [&] {
+      done += 1;
+      observer.on_progress(done, total, point.method.name);
+      observer.check_interrupt();
+    };
+    Measurements measured;
+    if (plan.measure_fidelity)
+      append(measured, replay_fidelity(backend, *residency, trace, point, layer_done));
+    if (plan.measure_latency)
+      append(measured, replay_latency(backend, spec, point, {plan.repeats, plan.batch}, layer_done));
+    writer.add(as_result(plan, trace, point, std::move(measured)));
+  }
+}
+
+}  // namespace hindsight
