@@ -38,28 +38,26 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
           at += held;
         }
 
-        queries.resize(slots * heads, d);
-        for (int64_t s = 0; s < slots; ++s)
-          queries.middleRows(s * heads, heads) =
-              Rows<Real>(layer.query(step.sequence, step.position - s, u * heads), heads, d);
-        weights.noalias() = (static_cast<Real>(layer.scale) * queries) * keys.transpose();
-
-        for (int64_t s = 1; s < slots; ++s) {
+        // A product per slot: a query's result has the same bits whatever the window around it.
+        for (int64_t s = 0; s < slots; ++s) {
           const int64_t query_position = step.position - s;
-          for (int64_t c = 0, at = 0; c < listed; ++c) {
-            const int64_t first = pages(i, u, c) * p, held = std::min<int64_t>(p, step.position + 1 - first);
-            const bool unseen = previous(i, u, c) < query_position;
-            const int64_t visible = unseen ? std::clamp<int64_t>(query_position + 1 - first, 0, held) : 0;
-            weights.block(s * heads, at + visible, heads, held - visible).setConstant(minus_infinity<Real>());
-            at += held;
+          queries = Rows<Real>(layer.query(step.sequence, query_position, u * heads), heads, d);
+          weights.noalias() = (static_cast<Real>(layer.scale) * queries) * keys.transpose();
+          if (s > 0) {
+            for (int64_t c = 0, at = 0; c < listed; ++c) {
+              const int64_t first = pages(i, u, c) * p,
+                            held = std::min<int64_t>(p, step.position + 1 - first);
+              const bool unseen = previous(i, u, c) < query_position;
+              const int64_t visible = unseen ? std::clamp<int64_t>(query_position + 1 - first, 0, held) : 0;
+              weights.middleCols(at + visible, held - visible).setConstant(minus_infinity<Real>());
+              at += held;
+            }
           }
+          for (int64_t h = 0; h < heads; ++h)
+            lse(i, s, u * heads + h) = softmax_in_place(weights.row(h).data(), tokens);
+          unit_out.noalias() = weights * values;
+          std::copy_n(unit_out.data(), heads * d, &out(i, s, u * heads, 0));
         }
-
-        for (int64_t r = 0; r < weights.rows(); ++r)
-          lse(i, r / heads, u * heads + r % heads) = softmax_in_place(weights.row(r).data(), tokens);
-        unit_out.noalias() = weights * values;
-        for (int64_t r = 0; r < weights.rows(); ++r)
-          std::copy_n(unit_out.row(r).data(), d, &out(i, r / heads, u * heads + r % heads, 0));
         for (int64_t s = slots; s < window; ++s) {
           std::fill_n(&out(i, s, u * heads, 0), heads * d, Real(0));
           std::fill_n(&lse(i, s, u * heads), heads, minus_infinity<Real>());

@@ -1,0 +1,397 @@
+#include "backend/cuda/cuda_backend.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <nvtx3/nvtx3.hpp>
+#include <stdexcept>
+
+#include "backend/cuda/check.h"
+#include "backend/cuda/residency.h"
+#include "backend/cuda/stopwatch.h"
+#include "core/error.h"
+#include "kernels/kernels.h"
+
+namespace hindsight::cuda {
+namespace {
+
+static_assert(sizeof(BlockStep) == sizeof(kernels::Step) &&
+              offsetof(BlockStep, sequence) == offsetof(kernels::Step, sequence) &&
+              offsetof(BlockStep, position) == offsetof(kernels::Step, position) &&
+              offsetof(BlockStep, row) == offsetof(kernels::Step, row) &&
+              offsetof(BlockStep, window_rows) == offsetof(kernels::Step, window_rows));
+static_assert(sizeof(TokenRange) == sizeof(kernels::TokenRange) &&
+              offsetof(TokenRange, sequence) == offsetof(kernels::TokenRange, sequence) &&
+              offsetof(TokenRange, from) == offsetof(kernels::TokenRange, from) &&
+              offsetof(TokenRange, to) == offsetof(kernels::TokenRange, to));
+
+const kernels::Step* steps_of(const Block& block) {
+  return reinterpret_cast<const kernels::Step*>(block.on_backend.data());
+}
+int32_t int32(int64_t x) { return static_cast<int32_t>(x); }
+
+kernels::PageLists lists_of(const PageLists& lists) {
+  return {lists.pages.data(), lists.count.data(), int32(lists.pages.shape[2])};
+}
+
+kernels::Combine combine_of(Combine combine) {
+  switch (combine) {
+    case Combine::max:
+      return kernels::Combine::max;
+    case Combine::mean:
+      return kernels::Combine::mean;
+    case Combine::sum:
+      return kernels::Combine::sum;
+  }
+  throw std::invalid_argument("unknown way to combine scores");
+}
+
+kernels::Newest newest_of(Newest newest) {
+  switch (newest) {
+    case Newest::forced:
+      return kernels::Newest::forced;
+    case Newest::competes:
+      return kernels::Newest::competes;
+    case Newest::extra:
+      return kernels::Newest::extra;
+  }
+  throw std::invalid_argument("unknown treatment of the newest page");
+}
+
+void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
+/// Kernels read what the block's steps name without a check of their own.
+void require_readable(const Layer& layer, const KvCache& cache, const Block& block, int64_t window) {
+  for (const BlockStep& step : block.steps) {
+    require(step.sequence >= 0 && step.sequence < static_cast<int64_t>(cache.n_appended.size()),
+            "a step names a sequence that the batch lacks");
+    require(step.position < cache.n_appended[step.sequence], "a step attends to tokens not yet appended");
+    const int64_t slots = std::clamp<int64_t>(window, 1, std::max(step.window_rows, 1));
+    require(step.position - (slots - 1) >= layer.q_start[step.sequence],
+            "a step's window reaches before the sequence's first query");
+  }
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(int index)
+    : device_(std::make_shared<Device>(index)), staging_(device_), workspace_(device_), arguments_(device_) {}
+
+std::string CudaBackend::device_name() const {
+  return fmt::format("cuda:{} {}", device_->index(), device_->name());
+}
+
+std::string CudaBackend::driver() const {
+  int driver = 0, runtime = 0;
+  cuda_check(cudaDriverGetVersion(&driver));
+  cuda_check(cudaRuntimeGetVersion(&runtime));
+  return fmt::format("CUDA driver {}.{}, runtime {}.{}", driver / 1000, driver % 1000 / 10, runtime / 1000,
+                     runtime % 1000 / 10);
+}
+
+std::string CudaBackend::unsupported(DType, int64_t head_dim, int64_t group, int64_t page_size,
+                                     int64_t window) const {
+  if (std::ranges::find(kernels::kHeadDims, head_dim) == std::end(kernels::kHeadDims))
+    return fmt::format("the CUDA backend cannot run head_dim {}; it can run {}", head_dim,
+                       fmt::join(kernels::kHeadDims, ", "));
+  if (group < 1 || group > kernels::kMaxGroup)
+    return fmt::format("the CUDA backend cannot run {} query heads per KV head; it can run 1 to {}", group,
+                       kernels::kMaxGroup);
+  if (page_size < kernels::kMinPageSize || page_size > kernels::kMaxPageSize)
+    return fmt::format("the CUDA backend cannot run page size {}; it can run {} to {}", page_size,
+                       kernels::kMinPageSize, kernels::kMaxPageSize);
+  if (window < 1 || window > kernels::kMaxWindow)
+    return fmt::format("the CUDA backend cannot run window {}; it can run 1 to {}", window,
+                       kernels::kMaxWindow);
+  if (const int64_t needed = kernels::attention_shared_bytes(int32(head_dim));
+      needed > device_->shared_bytes_per_block())
+    return fmt::format(
+        "{} cannot run head_dim {}: it needs {} bytes of shared memory of {}; a smaller head_dim can run",
+        device_name(), head_dim, needed, device_->shared_bytes_per_block());
+  return "";
+}
+
+std::shared_ptr<Storage> CudaBackend::allocate(int64_t bytes) {
+  return std::make_shared<DeviceMemory>(device_, bytes);
+}
+
+void CudaBackend::upload(void* target, const void* source, int64_t bytes) {
+  staging_.upload(target, source, bytes);
+}
+
+void CudaBackend::download(void* target, const void* source, int64_t bytes) {
+  device_->use();
+  if (bytes > 0)
+    cuda_check(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
+                               device_->stream()));
+  device_->synchronize();
+}
+
+void CudaBackend::copy(void* target, const void* source, int64_t bytes) {
+  if (bytes == 0) return;
+  device_->use();
+  cuda_check(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice,
+                             device_->stream()));
+}
+
+std::unique_ptr<Stopwatch> CudaBackend::make_stopwatch() { return std::make_unique<EventStopwatch>(device_); }
+
+std::unique_ptr<Layer> CudaBackend::load_layer(std::span<const LayerTensors> batch) {
+  return std::make_unique<CudaLayer>(device_, staging_, batch);
+}
+
+std::unique_ptr<KvCache> CudaBackend::make_cache(const Layer& layer, int64_t page_size) {
+  const std::string reason = unsupported(layer.dtype, layer.head_dim, layer.group(), page_size, 1);
+  if (!reason.empty()) throw EnvironmentError(reason);
+  return std::make_unique<CudaCache>(device_, staging_, layer, page_size);
+}
+
+void CudaBackend::append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) {
+  const nvtx3::scoped_range range_name{"append"};
+  const auto& source = dynamic_cast<const CudaLayer&>(layer);
+  auto& target = dynamic_cast<CudaCache&>(cache);
+  int64_t longest = 0;
+  for (const TokenRange& range : ranges) {
+    require(range.from == cache.n_appended[range.sequence] && range.to >= range.from &&
+                range.to <= layer.n_tokens[range.sequence],
+            "a range of tokens does not continue its sequence");
+    cache.n_appended[range.sequence] = range.to;
+    longest = std::max(longest, range.to - range.from);
+  }
+  const auto bytes = static_cast<int64_t>(ranges.size_bytes());
+  void* const on_device = arguments_.at_least(bytes);
+  staging_.upload(on_device, ranges.data(), bytes);
+  cuda_check(kernels::append({.heads = source.heads(),
+                              .kv = target.pages(),
+                              .k = source.k(),
+                              .v = source.v(),
+                              .first_row = source.kv_first_row(),
+                              .ranges = static_cast<const kernels::TokenRange*>(on_device),
+                              .n_ranges = int32(static_cast<int64_t>(ranges.size())),
+                              .longest = longest},
+                             device_->stream()));
+}
+
+void CudaBackend::truncate(KvCache& cache, const Layer&, std::span<const int64_t> to) {
+  require(to.size() == cache.n_appended.size(), "truncate needs a length per sequence");
+  for (size_t s = 0; s < to.size(); ++s)
+    require(to[s] <= cache.n_appended[s], "truncate cannot lengthen a sequence");
+  std::copy(to.begin(), to.end(), cache.n_appended.begin());
+}
+
+void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& block, Tensor<float, 3> out,
+                        Tensor<float, 2> lse) {
+  const nvtx3::scoped_range range_name{"dense"};
+  require_readable(layer, cache, block, 1);
+  const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
+  int64_t longest = 0, shared_neighbours = 0;
+  for (size_t i = 0; i < block.steps.size(); ++i) {
+    longest = std::max<int64_t>(longest, block.steps[i].position + 1);
+    shared_neighbours += i > 0 && block.steps[i].sequence == block.steps[i - 1].sequence;
+  }
+  kernels::DenseParams params{.heads = on_device.heads(),
+                              .scale = static_cast<float>(layer.scale),
+                              .kv = dynamic_cast<const CudaCache&>(cache).pages(),
+                              .q = on_device.queries(),
+                              .steps = steps_of(block),
+                              .n_steps = int32(block.size()),
+                              .steps_per_tile = 1,
+                              .out = out.data(),
+                              .lse = lse.data(),
+                              .splits = 1,
+                              .workspace = nullptr};
+  const kernels::DensePlan plan =
+      kernels::plan_dense(params, longest, 2 * shared_neighbours > block.size(), device_->multiprocessors());
+  params.steps_per_tile = plan.steps_per_tile;
+  params.splits = plan.split.splits;
+  params.workspace = workspace_.at_least(plan.split.workspace_bytes);
+  cuda_check(kernels::dense(params, device_->stream()));
+}
+
+void CudaBackend::score_pages(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
+                              bool round_to_storage, Tensor<float, 3> scores) {
+  const nvtx3::scoped_range range_name{"score_pages"};
+  require_readable(layer, cache, block, 1);
+  require(scores.shape[2] <= cache.max_pages, "scores have more pages than the cache");
+  const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
+  device_->use();
+  cuda_check(kernels::score_pages({.heads = on_device.heads(),
+                                   .kv = dynamic_cast<const CudaCache&>(cache).pages(),
+                                   .q = on_device.queries(),
+                                   .steps = steps_of(block),
+                                   .n_steps = int32(block.size()),
+                                   .per_kv_head = policy.unit == Unit::per_kv_head,
+                                   .combine = combine_of(policy.combine),
+                                   .round_to_storage = round_to_storage,
+                                   .scores = scores.data(),
+                                   .n_pages = int32(scores.shape[2])},
+                                  device_->stream()));
+}
+
+void CudaBackend::page_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
+                            Tensor<float, 2> lse, Tensor<float, 3> mass) {
+  const nvtx3::scoped_range range_name{"page_mass"};
+  require_readable(layer, cache, block, 1);
+  require(mass.shape[2] <= cache.max_pages, "masses have more pages than the cache");
+  const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
+  device_->use();
+  cuda_check(kernels::page_mass({.heads = on_device.heads(),
+                                 .scale = static_cast<float>(layer.scale),
+                                 .kv = dynamic_cast<const CudaCache&>(cache).pages(),
+                                 .q = on_device.queries(),
+                                 .steps = steps_of(block),
+                                 .n_steps = int32(block.size()),
+                                 .per_kv_head = unit == Unit::per_kv_head,
+                                 .lse = lse.data(),
+                                 .mass = mass.data(),
+                                 .n_pages = int32(mass.shape[2])},
+                                device_->stream()));
+}
+
+void CudaBackend::random_scores(const Layer& layer, const KvCache& cache, const Block& block, uint64_t seed,
+                                Tensor<float, 3> scores) {
+  const nvtx3::scoped_range range_name{"random_scores"};
+  device_->use();
+  cuda_check(kernels::random_scores({.steps = steps_of(block),
+                                     .n_steps = int32(block.size()),
+                                     .n_units = int32(scores.shape[1]),
+                                     .page_size = int32(cache.page_size),
+                                     .seed = seed,
+                                     .layer = layer.layer,
+                                     .scores = scores.data(),
+                                     .n_pages = int32(scores.shape[2])},
+                                    device_->stream()));
+}
+
+void CudaBackend::select_top_k(const KvCache& cache, const Block& block, Tensor<float, 3> scores,
+                               std::span<const int32_t> k, Newest newest, PageLists lists) {
+  const nvtx3::scoped_range range_name{"select_top_k"};
+  require(static_cast<int64_t>(k.size()) == block.size(), "select_top_k needs a k per row");
+  for (int64_t i = 0; i < block.size(); ++i) {
+    const int64_t pages = block.steps[i].position / cache.page_size + 1;
+    const int64_t wanted = k[i] + (newest == Newest::extra ? 1 : 0);
+    const int64_t listed = std::min(pages, std::max<int64_t>(wanted, newest == Newest::competes ? 0 : 1));
+    require(listed <= lists.pages.shape[2], "page lists are too short for k");
+    require(pages <= scores.shape[2], "a row has more pages than scores");
+  }
+  const auto bytes = static_cast<int64_t>(k.size_bytes());
+  void* const k_on_device = arguments_.at_least(bytes);
+  staging_.upload(k_on_device, k.data(), bytes);
+  cuda_check(kernels::select_top_k({.steps = steps_of(block),
+                                    .n_steps = int32(block.size()),
+                                    .n_units = int32(scores.shape[1]),
+                                    .page_size = int32(cache.page_size),
+                                    .scores = scores.data(),
+                                    .n_pages = int32(scores.shape[2]),
+                                    .k = static_cast<const int32_t*>(k_on_device),
+                                    .newest = newest_of(newest),
+                                    .lists = lists_of(lists)},
+                                   device_->stream()));
+}
+
+void CudaBackend::note_loads(const Block& block, const PageLists& lists, Tensor<int32_t, 3> last_loaded,
+                             Tensor<int32_t, 3> previous) {
+  const nvtx3::scoped_range range_name{"note_loads"};
+  require(previous.shape == lists.pages.shape, "`previous` and the page lists differ in shape");
+  device_->use();
+  cuda_check(kernels::note_loads({.steps = steps_of(block),
+                                  .n_steps = int32(block.size()),
+                                  .n_units = int32(last_loaded.shape[1]),
+                                  .n_sequences = int32(last_loaded.shape[0]),
+                                  .lists = lists_of(lists),
+                                  .last_loaded = last_loaded.data(),
+                                  .n_pages = int32(last_loaded.shape[2]),
+                                  .previous = previous.data()},
+                                 device_->stream()));
+}
+
+void CudaBackend::attend(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
+                         const PageLists& lists, Tensor<int32_t, 3> previous, int64_t window,
+                         Partials partials) {
+  const nvtx3::scoped_range range_name{"attend"};
+  require_readable(layer, cache, block, window);
+  require(window == 1 || previous.shape == lists.pages.shape,
+          "`previous` and the page lists differ in shape");
+  const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
+  kernels::AttendParams params{.heads = on_device.heads(),
+                               .scale = static_cast<float>(layer.scale),
+                               .kv = dynamic_cast<const CudaCache&>(cache).pages(),
+                               .q = on_device.queries(),
+                               .steps = steps_of(block),
+                               .n_steps = int32(block.size()),
+                               .per_kv_head = policy.unit == Unit::per_kv_head,
+                               .window = int32(window),
+                               .lists = lists_of(lists),
+                               .previous = previous.data(),
+                               .out = partials.out.data(),
+                               .lse = partials.lse.data(),
+                               .splits = 1,
+                               .workspace = nullptr};
+  const kernels::SplitPlan plan = kernels::plan_attend(params, device_->multiprocessors());
+  params.splits = plan.splits;
+  params.workspace = workspace_.at_least(plan.workspace_bytes);
+  cuda_check(kernels::attend(params, device_->stream()));
+}
+
+void CudaBackend::merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) {
+  const nvtx3::scoped_range range_name{"merge"};
+  device_->use();
+  cuda_check(kernels::merge({.steps = steps_of(block),
+                             .n_steps = int32(block.size()),
+                             .window = int32(window),
+                             .n_q_heads = int32(outputs.out.shape[1]),
+                             .head_dim = int32(outputs.out.shape[2]),
+                             .partial_out = partials.out.data(),
+                             .partial_lse = partials.lse.data(),
+                             .out = outputs.out.data(),
+                             .lse = outputs.lse.data()},
+                            device_->stream()));
+}
+
+Fidelity CudaBackend::compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+                              Tensor<float, 2> reference_lse) {
+  const nvtx3::scoped_range range_name{"compare"};
+  const int64_t heads = outputs.out.shape[1], d = outputs.out.shape[2];
+  const int64_t rows = reference_out.shape[0] * heads;
+  const int64_t bytes = rows * static_cast<int64_t>(sizeof(float));
+  auto* const errors = static_cast<float*>(workspace_.at_least(3 * bytes));
+  device_->use();
+  cuda_check(kernels::compare({.out = outputs.out.data() + first_row * heads * d,
+                               .lse = outputs.lse.data() + first_row * heads,
+                               .reference_out = reference_out.data(),
+                               .reference_lse = reference_lse.data(),
+                               .rows = rows,
+                               .head_dim = int32(d),
+                               .rel_l2 = errors,
+                               .cosine = errors + rows,
+                               .recall = errors + 2 * rows},
+                              device_->stream()));
+  const auto size = static_cast<size_t>(rows);
+  Fidelity fidelity{std::vector<float>(size), std::vector<float>(size), std::vector<float>(size)};
+  download(fidelity.rel_l2.data(), errors, bytes);
+  download(fidelity.cosine.data(), errors + rows, bytes);
+  download(fidelity.mass_recall.data(), errors + 2 * rows, bytes);
+  return fidelity;
+}
+
+void CudaBackend::rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
+                             Tensor<int32_t, 3> ranks) {
+  const nvtx3::scoped_range range_name{"rank_pages"};
+  require(ranks.shape[1] == lists.pages.shape[1] && ranks.shape[2] == lists.pages.shape[2],
+          "ranks and the page lists differ in shape");
+  device_->use();
+  cuda_check(kernels::rank_pages({.steps = steps_of(block),
+                                  .n_steps = int32(block.size()),
+                                  .n_units = int32(scores.shape[1]),
+                                  .scores = scores.data(),
+                                  .n_pages = int32(scores.shape[2]),
+                                  .lists = lists_of(lists),
+                                  .ranks = ranks.data()},
+                                 device_->stream()));
+}
+
+}  // namespace hindsight::cuda

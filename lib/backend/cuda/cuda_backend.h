@@ -1,0 +1,60 @@
+#pragma once
+// The CUDA backend: turns tensors and blocks into the parameters of kernels/kernels.h, and enqueues on one stream.
+
+#include "backend/backend.h"
+#include "backend/cuda/device.h"
+#include "backend/cuda/staging.h"
+
+namespace hindsight::cuda {
+
+class CudaBackend final : public Backend {
+ public:
+  /// Throws EnvironmentError where the device cannot be used.
+  explicit CudaBackend(int index);
+
+  std::string device_name() const override;
+  std::string driver() const override;
+  int64_t available_bytes() const override { return device_->available_bytes(); }
+  std::string unsupported(DType dtype, int64_t head_dim, int64_t group, int64_t page_size,
+                          int64_t window) const override;
+
+  std::shared_ptr<Storage> allocate(int64_t bytes) override;
+  void upload(void* target, const void* source, int64_t bytes) override;
+  void download(void* target, const void* source, int64_t bytes) override;
+  void copy(void* target, const void* source, int64_t bytes) override;
+  std::unique_ptr<Stopwatch> make_stopwatch() override;
+
+  std::unique_ptr<Layer> load_layer(std::span<const LayerTensors> batch) override;
+  std::unique_ptr<KvCache> make_cache(const Layer& layer, int64_t page_size) override;
+
+  void append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) override;
+  void truncate(KvCache& cache, const Layer& layer, std::span<const int64_t> to) override;
+  void dense(const Layer& layer, const KvCache& cache, const Block& block, Tensor<float, 3> out,
+             Tensor<float, 2> lse) override;
+  void score_pages(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
+                   bool round_to_storage, Tensor<float, 3> scores) override;
+  void page_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
+                 Tensor<float, 2> lse, Tensor<float, 3> mass) override;
+  void random_scores(const Layer& layer, const KvCache& cache, const Block& block, uint64_t seed,
+                     Tensor<float, 3> scores) override;
+  void select_top_k(const KvCache& cache, const Block& block, Tensor<float, 3> scores,
+                    std::span<const int32_t> k, Newest newest, PageLists lists) override;
+  void note_loads(const Block& block, const PageLists& lists, Tensor<int32_t, 3> last_loaded,
+                  Tensor<int32_t, 3> previous) override;
+  void attend(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
+              const PageLists& lists, Tensor<int32_t, 3> previous, int64_t window,
+              Partials partials) override;
+  void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) override;
+  Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+                   Tensor<float, 2> reference_lse) override;
+  void rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
+                  Tensor<int32_t, 3> ranks) override;
+
+ private:
+  std::shared_ptr<Device> device_;
+  Staging staging_;
+  Scratch workspace_;  ///< of kernels: partial results of splits, errors
+  Scratch arguments_;  ///< small arrays from the host that one primitive reads
+};
+
+}  // namespace hindsight::cuda

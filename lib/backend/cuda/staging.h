@@ -1,0 +1,30 @@
+#pragma once
+// Small host arrays on their way to the device, without waiting: the caller's memory is copied to page-locked slots that
+// are used in turn.
+
+#include <array>
+#include <memory>
+
+#include "backend/cuda/device.h"
+
+namespace hindsight::cuda {
+
+class Staging {
+ public:
+  explicit Staging(std::shared_ptr<Device> device);
+  /// Copies in the stream's order; `source` may be freed on return. Arrays larger than a slot are waited for.
+  void upload(void* target, const void* source, int64_t bytes);
+
+ private:
+  static constexpr int64_t slot_bytes = 256 * 1024;
+  struct Slot {
+    explicit Slot(const Device& device) : memory(device, slot_bytes), copied(device, Event::Timing::off) {}
+    PinnedMemory memory;
+    Event copied;  ///< the device has read the slot
+  };
+  std::shared_ptr<Device> device_;
+  std::array<std::unique_ptr<Slot>, 8> slots_;  ///< made when first needed
+  size_t next_ = 0;
+};
+
+}  // namespace hindsight::cuda
