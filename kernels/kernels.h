@@ -1,1 +1,264 @@
 #pragma once
+// Launchers of the CUDA primitives. This folder depends on nothing of the project, so that it can be lifted
+// into another one as it is. What each primitive computes is stated here; the letters are
+//   n steps of a block, w window, Hq query heads, Hkv KV heads, G = Hq/Hkv, d head dimension, p page size,
+//   U selection units (Hkv or Hq), J pages of a row of scores, K pages that a list can hold.
+// Parameters are plain structs passed by value; all pointers are device pointers, all arrays dense and
+// row-major. A launcher only enqueues on `stream` and returns the launch's error; nothing allocates or waits.
+// Scores, partial results and LSE (natural logarithm) are float; keys, values, queries and page summaries
+// have the element type, and accumulation is in float.
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace hindsight::kernels {
+
+/// Limits of what the launchers take; anything else returns cudaErrorInvalidValue.
+inline constexpr int kHeadDims[] = {64, 80, 96, 128, 256};
+inline constexpr int kMaxGroup = 16;
+inline constexpr int kMaxWindow = 16;
+inline constexpr int kMinPageSize = 8;
+inline constexpr int kMaxPageSize = 128;
+
+enum class ElementType : int32_t { float16, bfloat16, float32 };
+
+/// One row of a block: a decode step. Its past queries are at position-1 .. position-window_rows+1; `row`
+/// numbers its query among all outputs, and the query at position-s is row-s.
+struct Step {
+  int32_t sequence, position, row, window_rows;
+};
+
+struct Heads {
+  ElementType type;
+  int32_t n_q_heads, n_kv_heads, head_dim;
+};
+
+/// Queries of several sequences, packed: [rows, Hq, d]. The query at a position of a sequence is row
+/// first_row[sequence] + position (first_row is negative where a sequence's first queries are not held).
+struct Queries {
+  const void* data;
+  const int64_t* first_row;
+};
+
+/// Keys and values in pages of one pool: k and v [pool pages, Hkv, p, d]; summaries [pool pages, Hkv, 2, d]
+/// hold the element-wise maximum of a page's keys, then the minimum. table [sequences, table_stride] maps a
+/// sequence's page to a pool page.
+struct PagedKv {
+  void* k;
+  void* v;
+  void* summaries;
+  const int32_t* table;
+  int64_t table_stride;
+  int32_t page_size;
+};
+
+/// Page lists: pages [n, U, capacity], ascending, of which count [n, U] are meant.
+struct PageLists {
+  int32_t* pages;
+  int32_t* count;
+  int32_t capacity;
+};
+
+/// Tokens [from, to) of a sequence.
+struct TokenRange {
+  int64_t sequence, from, to;
+};
+
+/// Copies tokens of packed keys and values ([tokens, Hkv, d]; token t of a sequence is row
+/// first_row[sequence] + t) into the pages, and recomputes the summaries of the touched pages over all tokens
+/// < to.
+struct AppendParams {
+  Heads heads;
+  PagedKv kv;
+  const void* k;
+  const void* v;
+  const int64_t* first_row;
+  const TokenRange* ranges;
+  int32_t n_ranges;
+  int64_t longest;  ///< tokens of the longest range
+};
+cudaError_t append(const AppendParams& params, cudaStream_t stream);
+
+/// How the G scores of a KV head become one.
+enum class Combine : int32_t { max, mean, sum };
+
+/// Quest's upper bound per page, scores [n, U, J]: sum_c max(q_c*kmin_c, q_c*kmax_c), combined over the group
+/// if per_kv_head. The page of the row's position is summarised over tokens <= position from its keys; pages
+/// that begin later get -inf.
+struct ScorePagesParams {
+  Heads heads;
+  PagedKv kv;
+  Queries q;
+  const Step* steps;
+  int32_t n_steps;
+  bool per_kv_head;
+  Combine combine;
+  bool round_to_storage;  ///< round each head's score to the element type first
+  float* scores;
+  int32_t n_pages;  ///< J
+};
+cudaError_t score_pages(const ScorePagesParams& params, cudaStream_t stream);
+
+/// True mass per page, mass [n, U, J]: sum of exp(scale*q.k - lse) over its tokens <= position and the unit's
+/// heads; lse [n, Hq] is that of dense attention. Pages that begin after position get -inf.
+struct PageMassParams {
+  Heads heads;
+  float scale;
+  PagedKv kv;
+  Queries q;
+  const Step* steps;
+  int32_t n_steps;
+  bool per_kv_head;
+  const float* lse;
+  float* mass;
+  int32_t n_pages;  ///< J
+};
+cudaError_t page_mass(const PageMassParams& params, cudaStream_t stream);
+
+/// Scores [n, U, J] uniform in [0, 1), a hash of (seed, layer, position, unit, page). Pages that begin after
+/// position get -inf.
+struct RandomScoresParams {
+  const Step* steps;
+  int32_t n_steps;
+  int32_t n_units;
+  int32_t page_size;
+  uint64_t seed;
+  int64_t layer;
+  float* scores;
+  int32_t n_pages;  ///< J
+};
+cudaError_t random_scores(const RandomScoresParams& params, cudaStream_t stream);
+
+/// What becomes of the page of the row's own position: loaded and counted in k; an ordinary candidate; loaded
+/// on top of k others.
+enum class Newest : int32_t { forced, competes, extra };
+
+/// The k[i] pages with the best scores among those that exist at the row's position, ascending. Exact; ties
+/// to the lower page.
+struct SelectTopKParams {
+  const Step* steps;
+  int32_t n_steps;
+  int32_t n_units;
+  int32_t page_size;
+  const float* scores;  ///< [n, U, J]
+  int32_t n_pages;      ///< J
+  const int32_t* k;     ///< [n]
+  Newest newest;
+  PageLists lists;
+};
+cudaError_t select_top_k(const SelectTopKParams& params, cudaStream_t stream);
+
+/// Walks the steps in order: previous[i,u,c] becomes last_loaded[sequence, u, pages[i,u,c]], which becomes
+/// the step's position.
+struct NoteLoadsParams {
+  const Step* steps;
+  int32_t n_steps;
+  int32_t n_units;
+  int32_t n_sequences;
+  PageLists lists;
+  int32_t* last_loaded;  ///< [sequences, U, J]
+  int32_t n_pages;       ///< J
+  int32_t* previous;     ///< [n, U, capacity]
+};
+cudaError_t note_loads(const NoteLoadsParams& params, cudaStream_t stream);
+
+/// How attention over many tokens is cut, so that few rows fill the GPU too: each split writes a partial
+/// result to the workspace, and they are merged in ascending order of tokens.
+struct SplitPlan {
+  int32_t splits;
+  int64_t workspace_bytes;  ///< 0 for one split
+};
+
+/// Attention over page lists for a window of queries. Row i and slot s < min(w, window_rows) give attention
+/// of the query at position-s over the tokens <= position-s of the listed pages, for s > 0 only of those
+/// pages whose `previous` is < position-s; other slots give (0, -inf). A page is read once for up to 64 of
+/// the w*G query rows.
+struct AttendParams {
+  Heads heads;
+  float scale;
+  PagedKv kv;
+  Queries q;
+  const Step* steps;
+  int32_t n_steps;
+  bool per_kv_head;
+  int32_t window;
+  PageLists lists;
+  const int32_t* previous;  ///< [n, U, capacity]; may be null where window = 1
+  float* out;               ///< [n, w, Hq, d]
+  float* lse;               ///< [n, w, Hq]
+  int32_t splits;           ///< as planned
+  void* workspace;          ///< as planned
+};
+/// Dynamic shared memory that a block of attend or dense may need.
+int32_t attention_shared_bytes(int32_t head_dim);
+SplitPlan plan_attend(const AttendParams& params, int32_t multiprocessors);
+cudaError_t attend(const AttendParams& params, cudaStream_t stream);
+
+/// Dense attention of each row over tokens 0..position.
+struct DenseParams {
+  Heads heads;
+  float scale;
+  PagedKv kv;
+  Queries q;
+  const Step* steps;
+  int32_t n_steps;
+  int32_t steps_per_tile;  ///< as planned
+  float* out;              ///< [n, Hq, d]
+  float* lse;              ///< [n, Hq]
+  int32_t splits;          ///< as planned
+  void* workspace;         ///< as planned
+};
+struct DensePlan {
+  int32_t steps_per_tile;
+  SplitPlan split;
+};
+/// `longest` is the largest position + 1; `adjacent_share_sequence` says that most neighbours in the block
+/// belong to one sequence, so that a tile of them shares what it reads.
+DensePlan plan_dense(const DenseParams& params, int64_t longest, bool adjacent_share_sequence,
+                     int32_t multiprocessors);
+cudaError_t dense(const DenseParams& params, cudaStream_t stream);
+
+/// Slot 0 of row i becomes outputs[row]; slot s > 0 is merged into outputs[row - s], rows ascending. A slot
+/// with lse = -inf changes no bit.
+struct MergeParams {
+  const Step* steps;
+  int32_t n_steps;
+  int32_t window, n_q_heads, head_dim;
+  const float* partial_out;  ///< [n, w, Hq, d]
+  const float* partial_lse;  ///< [n, w, Hq]
+  float* out;                ///< [rows, Hq, d]
+  float* lse;                ///< [rows, Hq]
+};
+cudaError_t merge(const MergeParams& params, cudaStream_t stream);
+
+/// Errors of `rows` outputs of `head_dim` elements against a reference. rel_l2 and cosine are NaN where the
+/// reference is 0; the cosine of a zero output is 0. recall is exp(lse - reference lse), at most 1.
+struct CompareParams {
+  const float* out;            ///< [rows, d]
+  const float* lse;            ///< [rows]
+  const float* reference_out;  ///< [rows, d]
+  const float* reference_lse;  ///< [rows]
+  int64_t rows;
+  int32_t head_dim;
+  float* rel_l2;  ///< [rows], as the next two
+  float* cosine;
+  float* recall;
+};
+cudaError_t compare(const CompareParams& params, cudaStream_t stream);
+
+/// ranks[i,u,c], i < n-1: how many pages have a better score at row i (ties: lower pages are better) than
+/// page c of row i+1's list; -1 for pages that row i
+/// scored -inf: they did not exist yet.
+struct RankPagesParams {
+  const Step* steps;
+  int32_t n_steps;
+  int32_t n_units;
+  const float* scores;  ///< [n, U, J]
+  int32_t n_pages;      ///< J
+  PageLists lists;
+  int32_t* ranks;  ///< [>= n-1, U, capacity]
+};
+cudaError_t rank_pages(const RankPagesParams& params, cudaStream_t stream);
+
+}  // namespace hindsight::kernels

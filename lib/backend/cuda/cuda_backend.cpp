@@ -206,6 +206,7 @@ void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& b
                               .workspace = nullptr};
   const kernels::DensePlan plan =
       kernels::plan_dense(params, longest, 2 * shared_neighbours > block.size(), device_->multiprocessors());
+  device_->use();
   params.steps_per_tile = plan.steps_per_tile;
   params.splits = plan.split.splits;
   params.workspace = workspace_.at_least(plan.split.workspace_bytes);
@@ -331,6 +332,7 @@ void CudaBackend::attend(const Layer& layer, const KvCache& cache, const Block& 
                                .lse = partials.lse.data(),
                                .splits = 1,
                                .workspace = nullptr};
+  device_->use();
   const kernels::SplitPlan plan = kernels::plan_attend(params, device_->multiprocessors());
   params.splits = plan.splits;
   params.workspace = workspace_.at_least(plan.workspace_bytes);

@@ -1,5 +1,6 @@
 #pragma once
-// The CUDA backend: turns tensors and blocks into the parameters of kernels/kernels.h, and enqueues on one stream.
+// The CUDA backend: turns tensors and blocks into the parameters of kernels/kernels.h, and enqueues on one
+// stream.
 
 #include "backend/backend.h"
 #include "backend/cuda/device.h"

@@ -1,6 +1,7 @@
 #pragma once
-// A device with a stream of its own, and owners of everything that CUDA hands out. Memory is allocated and freed in the
-// stream's order, from a pool that keeps what was freed: cheap enough to allocate between kernels.
+// A device with a stream of its own, and owners of everything that CUDA hands out. Memory is allocated and
+// freed in the stream's order, from a pool that keeps what was freed: cheap enough to allocate between
+// kernels.
 
 #include <cuda_runtime_api.h>
 
@@ -60,7 +61,8 @@ class DeviceMemory final : public Storage {
   void* data_;
 };
 
-/// Device memory that is kept between calls and only grows. What is in it is valid until the next call of at_least.
+/// Device memory that is kept between calls and only grows. What is in it is valid until the next call of
+/// at_least.
 class Scratch {
  public:
   explicit Scratch(std::shared_ptr<Device> device) : device_(std::move(device)) {}

@@ -34,10 +34,11 @@ std::vector<std::string> cuda_device_names() {
 std::unique_ptr<Backend> make_cuda_backend(int index) {
   const int count = cuda_device_count();
   if (count == 0)
-    throw EnvironmentError(fmt::format(
-        "device cuda:{}: no CUDA device can be used (no GPU, no NVIDIA driver, or one older than CUDA {}); use "
-        "--device cpu",
-        index, CUDART_VERSION / 1000));
+    throw EnvironmentError(
+        fmt::format("device cuda:{}: no CUDA device can be used (no GPU, no NVIDIA driver, or one older than "
+                    "CUDA {}); use "
+                    "--device cpu",
+                    index, CUDART_VERSION / 1000));
   if (index < 0 || index >= count)
     throw EnvironmentError(
         fmt::format("device cuda:{} does not exist; this machine has cuda:0 to cuda:{}", index, count - 1));

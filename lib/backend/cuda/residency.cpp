@@ -121,17 +121,12 @@ CudaCache::CudaCache(const std::shared_ptr<Device>& device, Staging& staging, co
   table_ = upload_all(device, staging, table);
 }
 
-int64_t CudaCache::bytes() const {
-  return k_->bytes() + v_->bytes() + summaries_->bytes() + table_->bytes();
-}
+int64_t CudaCache::bytes() const { return k_->bytes() + v_->bytes() + summaries_->bytes() + table_->bytes(); }
 
 kernels::PagedKv CudaCache::pages() const {
-  return {k_->data(),
-          v_->data(),
-          summaries_->data(),
-          static_cast<const int32_t*>(table_->data()),
-          max_pages,
-          static_cast<int32_t>(page_size)};
+  return {k_->data(),         v_->data(),
+          summaries_->data(), static_cast<const int32_t*>(table_->data()),
+          max_pages,          static_cast<int32_t>(page_size)};
 }
 
 }  // namespace hindsight::cuda

@@ -27,8 +27,9 @@ class CudaLayer final : public Layer {
   std::unique_ptr<DeviceMemory> q_, k_, v_, q_first_row_, kv_first_row_;
 };
 
-/// A pool that can hold every token of the layer's sequences. Its free list is popped from the end, the sequences taking
-/// turns, as they would in a serving engine: a sequence's pages are neither adjacent nor ascending in the pool.
+/// A pool that can hold every token of the layer's sequences. Its free list is popped from the end, the
+/// sequences taking turns, as they would in a serving engine: a sequence's pages are neither adjacent nor
+/// ascending in the pool.
 class CudaCache final : public KvCache {
  public:
   CudaCache(const std::shared_ptr<Device>& device, Staging& staging, const Layer& layer, int64_t page_size_);

@@ -1,6 +1,6 @@
 #pragma once
-// Small host arrays on their way to the device, without waiting: the caller's memory is copied to page-locked slots that
-// are used in turn.
+// Small host arrays on their way to the device, without waiting: the caller's memory is copied to page-locked
+// slots that are used in turn.
 
 #include <array>
 #include <memory>

@@ -1,0 +1,102 @@
+// Attention over page lists for a window of queries: a block takes one (row, unit), and up to 64 of its w*G
+// query rows.
+
+#include <climits>
+
+#include "kernels/attention.cuh"
+
+namespace hindsight::kernels {
+namespace {
+
+/// Query row r of a unit is head r % heads of slot r / heads.
+struct WindowProblem {
+  const AttendParams& params;
+  Step step;
+  int64_t list_row;  ///< i * U + unit
+  int unit_heads;    ///< query heads of the unit
+  int first_q_head;
+  int first_row, n_rows;
+  int listed;  ///< pages
+  int i;
+
+  __device__ int rows() const { return n_rows; }
+  __device__ QueryRow row(int r) const {
+    const int slot = (first_row + r) / unit_heads, q_head = first_q_head + (first_row + r) % unit_heads;
+    const int position = step.position - slot;
+    return {step.sequence,
+            position,
+            q_head,
+            slot < step.window_rows ? position : -1,
+            slot == 0 ? INT_MAX : position,
+            (static_cast<int64_t>(i) * params.window + slot) * params.heads.n_q_heads + q_head};
+  }
+  __device__ int tokens() const { return listed * params.kv.page_size; }
+  __device__ Token token(int x) const {
+    const int c = x / params.kv.page_size, offset = x % params.kv.page_size;
+    const int64_t at = list_row * params.lists.capacity + c;
+    const int page = params.lists.pages[at];
+    return {page * params.kv.page_size + offset, params.window > 1 ? params.previous[at] : -1, page};
+  }
+  __device__ int last_position() const { return step.position; }
+  __device__ int sequence() const { return step.sequence; }
+  __device__ int kv_head() const { return first_q_head / (params.heads.n_q_heads / params.heads.n_kv_heads); }
+};
+
+int unit_heads(const AttendParams& params) {
+  return params.per_kv_head ? params.heads.n_q_heads / params.heads.n_kv_heads : 1;
+}
+int tile_rows(const AttendParams& params) {
+  return params.window * unit_heads(params) <= kSmallTile ? kSmallTile : kLargeTile;
+}
+int row_tiles(const AttendParams& params) {
+  return ceil_div(params.window * unit_heads(params), tile_rows(params));
+}
+int64_t items(const AttendParams& params) {
+  return static_cast<int64_t>(params.n_steps) * params.window * params.heads.n_q_heads;
+}
+
+template <class T, int D, int M>
+__global__ __launch_bounds__(kAttentionThreads) void attend_kernel(
+    const __grid_constant__ AttendParams params, SplitTarget target) {
+  const int unit_heads = params.per_kv_head ? params.heads.n_q_heads / params.heads.n_kv_heads : 1;
+  const int n_units = params.heads.n_q_heads / unit_heads;
+  const int i = blockIdx.x, unit = blockIdx.y % n_units, first_row = blockIdx.y / n_units * M;
+  const int64_t list_row = static_cast<int64_t>(i) * n_units + unit;
+  const WindowProblem problem{params,
+                              params.steps[i],
+                              list_row,
+                              unit_heads,
+                              unit * unit_heads,
+                              first_row,
+                              min(M, params.window * unit_heads - first_row),
+                              params.lists.count[list_row],
+                              i};
+  attend_tile<T, D, M>(problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z,
+                       target);
+}
+
+}  // namespace
+
+SplitPlan plan_attend(const AttendParams& params, int32_t multiprocessors) {
+  const int n_units = params.heads.n_q_heads / unit_heads(params);
+  return plan_splits(static_cast<int64_t>(params.n_steps) * n_units * row_tiles(params),
+                     static_cast<int64_t>(params.lists.capacity) * params.kv.page_size, items(params),
+                     params.heads.head_dim, multiprocessors);
+}
+
+cudaError_t attend(const AttendParams& params, cudaStream_t stream) {
+  if (params.n_steps == 0) return cudaSuccess;
+  const int n_units = params.heads.n_q_heads / unit_heads(params);
+  const dim3 grid(params.n_steps, n_units * row_tiles(params), params.splits);
+  return dispatch(params.heads, [&](auto type, auto head_dim) {
+    using T = typename decltype(type)::type;
+    constexpr int D = head_dim();
+    if (tile_rows(params) == kSmallTile)
+      return launch_attention<D, kSmallTile>(attend_kernel<T, D, kSmallTile>, grid, params, items(params),
+                                             stream);
+    return launch_attention<D, kLargeTile>(attend_kernel<T, D, kLargeTile>, grid, params, items(params),
+                                           stream);
+  });
+}
+
+}  // namespace hindsight::kernels

@@ -1,0 +1,42 @@
+#pragma once
+// Storage types: 16-byte loads widened to float, and rounding back.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+namespace hindsight::kernels {
+
+__device__ inline float to_float(__half x) { return __half2float(x); }
+__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float to_float(float x) { return x; }
+
+/// Rounds to nearest even.
+template <class T>
+__device__ T from_float(float x);
+template <>
+__device__ inline __half from_float(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__device__ inline __nv_bfloat16 from_float(float x) {
+  return __float2bfloat16_rn(x);
+}
+template <>
+__device__ inline float from_float(float x) {
+  return x;
+}
+
+/// Elements of a 16-byte access.
+template <class T>
+inline constexpr int kVec = 16 / static_cast<int>(sizeof(T));
+
+/// Reads kVec<T> elements at a 16-byte aligned address.
+template <class T>
+__device__ inline void load_vec(const T* source, float (&target)[kVec<T>]) {
+  alignas(16) T raw[kVec<T>];
+  *reinterpret_cast<uint4*>(raw) = *reinterpret_cast<const uint4*>(source);
+#pragma unroll
+  for (int c = 0; c < kVec<T>; ++c) target[c] = to_float(raw[c]);
+}
+
+}  // namespace hindsight::kernels
