@@ -78,9 +78,9 @@ __global__ __launch_bounds__(kAttentionThreads) void attend_kernel(
 }  // namespace
 
 SplitPlan plan_attend(const AttendParams& params, int32_t multiprocessors) {
-  const int n_units = params.heads.n_q_heads / unit_heads(params);
-  return plan_splits(static_cast<int64_t>(params.n_steps) * n_units * row_tiles(params),
-                     static_cast<int64_t>(params.lists.capacity) * params.kv.page_size, items(params),
+  // The window must not count: with or without past queries, a row's own result is the same bit for bit.
+  const int64_t blocks = static_cast<int64_t>(params.n_steps) * params.heads.n_q_heads / unit_heads(params);
+  return plan_splits(blocks, static_cast<int64_t>(params.lists.capacity) * params.kv.page_size, items(params),
                      params.heads.head_dim, multiprocessors);
 }
 

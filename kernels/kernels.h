@@ -224,9 +224,10 @@ cudaError_t dense(const DenseParams& params, cudaStream_t stream);
 struct MergeParams {
   const Step* steps;
   int32_t n_steps;
-  int32_t window, n_q_heads, head_dim;
-  const float* partial_out;  ///< [n, w, Hq, d]
-  const float* partial_lse;  ///< [n, w, Hq]
+  int32_t window;  ///< slots to merge, of the `slots` that the partial results have
+  int32_t slots, n_q_heads, head_dim;
+  const float* partial_out;  ///< [n, slots, Hq, d]
+  const float* partial_lse;  ///< [n, slots, Hq]
   float* out;                ///< [rows, Hq, d]
   float* lse;                ///< [rows, Hq]
 };

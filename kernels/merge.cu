@@ -32,7 +32,7 @@ __global__ __launch_bounds__(kThreads) void merge_kernel(MergeParams params) {
     float lse = slot == 0 ? 0.0f : params.lse[at];
     for (int s = slot; s < params.window; ++s) {
       if (contributor[s] < 0) continue;
-      const int64_t from = (static_cast<int64_t>(contributor[s]) * params.window + s) * n_q_heads + head;
+      const int64_t from = (static_cast<int64_t>(contributor[s]) * params.slots + s) * n_q_heads + head;
       const float from_lse = params.partial_lse[from];
       if (s == 0 || (lse == -INFINITY && from_lse != -INFINITY)) {
         for (int c = lane; c < d; c += 32) params.out[at * d + c] = params.partial_out[from * d + c];
@@ -53,7 +53,8 @@ __global__ __launch_bounds__(kThreads) void merge_kernel(MergeParams params) {
 
 cudaError_t merge(const MergeParams& params, cudaStream_t stream) {
   if (params.n_steps == 0) return cudaSuccess;
-  if (params.window < 1 || params.window > kMaxWindow) return cudaErrorInvalidValue;
+  if (params.window < 1 || params.window > kMaxWindow || params.window > params.slots)
+    return cudaErrorInvalidValue;
   merge_kernel<<<dim3(params.n_steps, params.window), kThreads, 0, stream>>>(params);
   return cudaGetLastError();
 }

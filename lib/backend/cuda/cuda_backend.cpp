@@ -345,6 +345,7 @@ void CudaBackend::merge(const Block& block, int64_t window, const Partials& part
   cuda_check(kernels::merge({.steps = steps_of(block),
                              .n_steps = int32(block.size()),
                              .window = int32(window),
+                             .slots = int32(partials.out.shape[1]),
                              .n_q_heads = int32(outputs.out.shape[1]),
                              .head_dim = int32(outputs.out.shape[2]),
                              .partial_out = partials.out.data(),

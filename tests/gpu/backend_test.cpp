@@ -1,0 +1,133 @@
+// What surrounds the primitives on the GPU: memory, transfers, errors against a reference, time, and
+// refusals.
+
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "support/gpu_test.h"
+#include "support/primitive_case.h"
+
+namespace hindsight::test {
+namespace {
+
+class GpuBackend : public GpuTest<> {};
+
+TEST_F(GpuBackend, TransfersKeepEveryByte) {
+  for (const int64_t size : {1, 7, 65536, 65537, 3'000'001}) {
+    std::vector<int32_t> values(static_cast<size_t>(size));
+    std::iota(values.begin(), values.end(), 5);
+    const auto source = cuda_->make_tensor<int32_t, 1>({size}), target = filled<1>(*cuda_, {size}, -1);
+    cuda_->upload(source.data(), values.data(), size * 4);
+    cuda_->copy(target.data(), source.data(), size * 4);
+    EXPECT_EQ(cuda_->to_host(target), values);
+  }
+}
+
+// Uploads do not wait, so their sources change while earlier copies are under way.
+TEST_F(GpuBackend, SmallUploadsMayFollowOneAnother) {
+  constexpr int64_t n = 1000, size = 4096;
+  const auto all = filled<2>(*cuda_, {n, size}, -1);
+  std::vector<int32_t> values(size);
+  for (int64_t i = 0; i < n; ++i) {
+    std::fill(values.begin(), values.end(), static_cast<int32_t>(i));
+    cuda_->upload(cuda_->rows_of(all, i, 1).data(), values.data(), size * 4);
+  }
+  const auto host = cuda_->to_host(all);
+  for (int64_t i = 0; i < n * size; ++i) ASSERT_EQ(host[i], i / size);
+}
+
+TEST_F(GpuBackend, MemoryIsCountedAndRefused) {
+  const int64_t before = cuda_->available_bytes();
+  ASSERT_GT(before, 0);
+  constexpr int64_t gib = int64_t{1} << 30;
+  {
+    const auto block = cuda_->allocate(gib);
+    EXPECT_LE(cuda_->available_bytes(), before - gib);
+  }
+  EXPECT_GT(cuda_->available_bytes(), before - gib);
+  try {
+    cuda_->allocate(int64_t{1} << 50);
+    FAIL() << "a PiB was allocated";
+  } catch (const EnvironmentError& error) {
+    EXPECT_NE(std::string(error.what()).find("out of memory"), std::string::npos) << error.what();
+  }
+  EXPECT_NO_THROW(cuda_->allocate(1024)) << "the failed allocation must leave nothing behind";
+}
+
+TEST_F(GpuBackend, ComparesWithAReference) {
+  const int64_t rows = 13, first_row = 5, n = 7, heads = 3, d = 80;
+  std::mt19937_64 generator(3);
+  std::normal_distribution<float> normal;
+  const auto random = [&](int64_t size) {
+    std::vector<float> values(static_cast<size_t>(size));
+    for (float& value : values) value = normal(generator);
+    return values;
+  };
+  auto out = random(rows * heads * d), lse = random(rows * heads), reference = random(n * heads * d),
+       reference_lse = random(n * heads);
+  std::fill_n(reference.begin() + 2 * d, d, 0.0f);                             // a reference of 0
+  std::fill_n(out.begin() + ((first_row + 1) * heads + 1) * d, d, 0.0f);       // an output of 0 ...
+  lse[(first_row + 1) * heads + 1] = -std::numeric_limits<float>::infinity();  // ... that attended to nothing
+  const auto run = [&](Backend& backend) {
+    return backend.compare(
+        {uploaded<3>(backend, {rows, heads, d}, out), uploaded<2>(backend, {rows, heads}, lse)}, first_row,
+        uploaded<3>(backend, {n, heads, d}, reference), uploaded<2>(backend, {n, heads}, reference_lse));
+  };
+  Fidelity actual = run(*cuda_), expected = run(*oracle_);
+  for (auto* values : {&actual.rel_l2, &actual.cosine}) {
+    EXPECT_TRUE(std::isnan((*values)[2]));
+    (*values)[2] = 0;
+  }
+  expected.rel_l2[2] = expected.cosine[2] = 0;
+  expect_close("rel_l2", actual.rel_l2, expected.rel_l2, attention_tolerance);
+  expect_close("cosine", actual.cosine, expected.cosine, attention_tolerance);
+  expect_close("recall", actual.mass_recall, expected.mass_recall, attention_tolerance);
+}
+
+TEST_F(GpuBackend, StopwatchTimesThePieces) {
+  const auto stopwatch = cuda_->make_stopwatch();
+  const int64_t bytes = int64_t{1} << 30;
+  const auto a = cuda_->allocate(bytes), b = cuda_->allocate(bytes);
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    stopwatch->mark();
+    stopwatch->mark();
+    cuda_->copy(a->data(), b->data(), bytes);
+    stopwatch->mark();
+    const auto intervals = stopwatch->intervals_us();
+    ASSERT_EQ(intervals.size(), 2u);
+    EXPECT_GE(intervals[0], 0);
+    EXPECT_GT(intervals[1], intervals[0]) << "copying a GiB takes longer than nothing";
+  }
+}
+
+TEST_F(GpuBackend, SaysWhatItCannotRun) {
+  const auto reason = [&](int64_t head_dim, int64_t group, int64_t page_size, int64_t window) {
+    return cuda_->unsupported(DType::float16, head_dim, group, page_size, window);
+  };
+  for (const int64_t head_dim : {64, 80, 96, 128}) EXPECT_EQ(reason(head_dim, 16, 8, 16), "");
+  EXPECT_EQ(reason(64, 1, 128, 1), "");
+  EXPECT_NE(reason(72, 1, 16, 1).find("head_dim 72"), std::string::npos);
+  EXPECT_NE(reason(64, 17, 16, 1).find("1 to 16"), std::string::npos);
+  EXPECT_NE(reason(64, 1, 7, 1).find("page size 7"), std::string::npos);
+  EXPECT_NE(reason(64, 1, 129, 1).find("8 to 128"), std::string::npos);
+  EXPECT_NE(reason(64, 1, 16, 17).find("window 17"), std::string::npos);
+}
+
+TEST_F(GpuBackend, NamesItsDevice) {
+  EXPECT_EQ(cuda_->device_name().rfind("cuda:0 ", 0), 0u) << cuda_->device_name();
+  EXPECT_EQ(static_cast<int>(cuda_device_names().size()), cuda_device_count());
+  EXPECT_NE(cuda_->driver(), "");
+}
+
+// Not a GpuTest: the refusal is the same where there is no GPU at all.
+TEST(CudaDevices, AbsentDeviceIsRefused) {
+  try {
+    make_cuda_backend(99);
+    FAIL() << "there is no device 99";
+  } catch (const EnvironmentError& error) {
+    EXPECT_NE(std::string(error.what()).find("cuda:99"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace hindsight::test
