@@ -1,5 +1,6 @@
 #pragma once
-// A trace: captured queries, keys and values of one sequence (formats: README, "Trace files"), read a layer at a time.
+// A trace: captured queries, keys and values of one sequence (formats: README, "Trace files"), read a layer
+// at a time.
 
 #include <cstddef>
 #include <cstdint>
@@ -16,8 +17,8 @@ namespace hindsight {
 /// What a trace file says of itself.
 struct TraceInfo {
   std::string model, source, rope, capture;
-  int64_t n_tokens = 0;        ///< T
-  int64_t prompt_tokens = 0;   ///< P; decode steps are P..T-1
+  int64_t n_tokens = 0;       ///< T
+  int64_t prompt_tokens = 0;  ///< P; decode steps are P..T-1
   int64_t n_q_heads = 0, n_kv_heads = 0, head_dim = 0;
   int64_t n_model_layers = 0;
   double softmax_scale = 0;
@@ -28,18 +29,19 @@ struct TraceInfo {
 /// Keys, values and queries of one layer, in the storage type, row-major.
 struct LayerTensors {
   int64_t layer = 0;
-  DType dtype = DType::float32;      ///< of all three (a reader widens to float32 where they differ)
-  int64_t n_tokens = 0, q_start = 0; ///< q holds positions q_start..n_tokens-1
+  DType dtype = DType::float32;       ///< of all three (a reader widens to float32 where they differ)
+  int64_t n_tokens = 0, q_start = 0;  ///< q holds positions q_start..n_tokens-1
   int64_t n_q_heads = 0, n_kv_heads = 0, head_dim = 0;
   double softmax_scale = 0;
-  std::vector<std::byte> k, v;       ///< [T, Hkv, d]
-  std::vector<std::byte> q;          ///< [T - q_start, Hq, d]
+  std::vector<std::byte> k, v;  ///< [T, Hkv, d]
+  std::vector<std::byte> q;     ///< [T - q_start, Hq, d]
 };
 
 /// Opens and checks a trace file; a layer is read on its own, so a trace larger than memory works.
 class TraceReader {
  public:
-  /// Reads and validates all but the layers' values. Throws TraceError naming the file and the dataset or attribute.
+  /// Reads and validates all but the layers' values. Throws TraceError naming the file and the dataset or
+  /// attribute.
   explicit TraceReader(const std::filesystem::path& file);
   ~TraceReader();
   TraceReader(TraceReader&&) noexcept;
@@ -49,7 +51,8 @@ class TraceReader {
   const std::filesystem::path& file() const;
   /// Storage type that read_layer will give, without reading the values.
   DType dtype(int64_t layer) const;
-  /// Reads one layer, all of it finite. Throws TraceError: layer not in the file, NaN or infinity (with its index).
+  /// Reads one layer, all of it finite. Throws TraceError: layer not in the file, NaN or infinity (with its
+  /// index).
   LayerTensors read_layer(int64_t layer) const;
   /// Token ids [T], if the file has them.
   std::optional<std::vector<int32_t>> tokens() const;
