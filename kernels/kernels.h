@@ -252,7 +252,6 @@ cudaError_t compare(const CompareParams& params, cudaStream_t stream);
 /// page c of row i+1's list; -1 for pages that row i
 /// scored -inf: they did not exist yet.
 struct RankPagesParams {
-  const Step* steps;
   int32_t n_steps;
   int32_t n_units;
   const float* scores;  ///< [n, U, J]

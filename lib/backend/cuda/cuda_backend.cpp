@@ -387,8 +387,7 @@ void CudaBackend::rank_pages(const Block& block, Tensor<float, 3> scores, const 
   require(ranks.shape[1] == lists.pages.shape[1] && ranks.shape[2] == lists.pages.shape[2],
           "ranks and the page lists differ in shape");
   device_->use();
-  cuda_check(kernels::rank_pages({.steps = steps_of(block),
-                                  .n_steps = int32(block.size()),
+  cuda_check(kernels::rank_pages({.n_steps = int32(block.size()),
                                   .n_units = int32(scores.shape[1]),
                                   .scores = scores.data(),
                                   .n_pages = int32(scores.shape[2]),
