@@ -32,6 +32,13 @@ Id no_times(hid_t property_class) {
   return list;
 }
 
+/// The formats of HDF5 1.8 to 1.10: older ones cannot hold an attribute of more than 64 kB, such as a long configuration.
+Id file_access() {
+  Id list(H5Pcreate(H5P_FILE_ACCESS), "create a property list");
+  check(H5Pset_libver_bounds(list, H5F_LIBVER_V18, H5F_LIBVER_V110), "choose a file format");
+  return list;
+}
+
 std::vector<hsize_t> extents(const std::vector<int64_t>& shape) { return {shape.begin(), shape.end()}; }
 
 /// Opens an attribute and checks that it is a single value.
@@ -89,12 +96,14 @@ Id open_file(const std::filesystem::path& file) {
 }
 Id open_file_to_change(const std::filesystem::path& file) {
   mute();
-  return Id(H5Fopen(file.c_str(), H5F_ACC_RDWR, H5P_DEFAULT), "open as HDF5");
+  const Id access = file_access();
+  return Id(H5Fopen(file.c_str(), H5F_ACC_RDWR, access), "open as HDF5");
 }
 Id create_file(const std::filesystem::path& file) {
   mute();
   const Id list = no_times(H5P_FILE_CREATE);
-  return Id(H5Fcreate(file.c_str(), H5F_ACC_TRUNC, list, H5P_DEFAULT), "create the file");
+  const Id access = file_access();
+  return Id(H5Fcreate(file.c_str(), H5F_ACC_TRUNC, list, access), "create the file");
 }
 void flush(const Id& file) { check(H5Fflush(file, H5F_SCOPE_GLOBAL), "flush the file"); }
 
@@ -188,6 +197,36 @@ double read_real(hid_t object, const std::string& name) {
   double value = 0;
   check(H5Aread(attribute, H5T_NATIVE_DOUBLE, &value), "read attribute " + name);
   return value;
+}
+
+AttributeKind attribute_kind(hid_t object, const std::string& name) {
+  const Id attribute(H5Aopen(object, name.c_str(), H5P_DEFAULT), "open attribute " + name);
+  const Id type(H5Aget_type(attribute), "read attribute " + name);
+  switch (H5Tget_class(type)) {
+    case H5T_STRING:
+      return AttributeKind::string;
+    case H5T_INTEGER:
+      return AttributeKind::integer;
+    case H5T_FLOAT:
+      return AttributeKind::real;
+    default:
+      return AttributeKind::other;
+  }
+}
+
+std::vector<std::string> attribute_names(hid_t object) {
+  mute();
+  std::vector<std::string> names;
+  hsize_t index = 0;
+  check(H5Aiterate2(
+            object, H5_INDEX_NAME, H5_ITER_INC, &index,
+            [](hid_t, const char* name, const H5A_info_t*, void* into) -> herr_t {
+              static_cast<std::vector<std::string>*>(into)->emplace_back(name);
+              return 0;
+            },
+            &names),
+        "list attributes");
+  return names;
 }
 
 void write_string(hid_t object, const std::string& name, const std::string& value) {

@@ -59,6 +59,9 @@ bool has_attribute(hid_t object, const std::string& name);
 std::string read_string(hid_t object, const std::string& name);  ///< fixed or variable length, scalar
 int64_t read_integer(hid_t object, const std::string& name);     ///< any integer type, scalar
 double read_real(hid_t object, const std::string& name);         ///< any floating-point type, scalar
+enum class AttributeKind { string, integer, real, other };
+AttributeKind attribute_kind(hid_t object, const std::string& name);
+std::vector<std::string> attribute_names(hid_t object);  ///< sorted
 void write_string(hid_t object, const std::string& name, const std::string& value);
 void write_integer(hid_t object, const std::string& name, int64_t value);
 void write_real(hid_t object, const std::string& name, double value);

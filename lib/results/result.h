@@ -1,5 +1,6 @@
 #pragma once
-// What a finished point is, as plain data: produced by replay, kept by ResultStore, read back by report and compare.
+// What a finished point is, as plain data: produced by replay, kept by ResultStore, read back by report and
+// compare.
 
 #include <cstdint>
 #include <map>
@@ -13,14 +14,15 @@ namespace hindsight {
 
 /// One finished point.
 struct PointResult {
-  std::string id;             ///< see point_id
-  std::string trace;          ///< trace file as the configuration names it
+  std::string id;     ///< see point_id
+  std::string trace;  ///< trace file as the configuration names it
   std::string trace_digest;
   std::string name, selector;
   ParameterSet parameters;
   std::vector<Coordinate> coordinates;
   std::vector<Series> series;
-  std::vector<std::pair<std::string, double>> summary;  ///< columns of /summary after the parameters, in order
+  std::vector<std::pair<std::string, double>>
+      summary;  ///< columns of /summary after the parameters, in order
 };
 
 }  // namespace hindsight

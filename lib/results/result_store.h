@@ -19,18 +19,18 @@ struct Provenance {
   std::vector<std::pair<std::string, std::string>> trace_digests;  ///< (trace file, SHA-256)
 };
 
-/// Writes a result file. The file appears with the first added point and is replaced by rename each time, so that a reader, or a
-/// run killed at any moment, finds a whole file with the finished points.
+/// Writes a result file. The file appears with the first added point and is replaced by rename each time, so
+/// that a reader, or a run killed at any moment, finds a whole file with the finished points.
 class ResultWriter {
  public:
-  /// `resume`: keep the points of an existing file; otherwise an existing file is replaced when the first point is added.
-  /// Throws EnvironmentError (folder missing or not writable; a file that is no result file is never replaced),
-  /// ConfigError (resume from a file of another format).
+  /// `resume`: keep the points of an existing file; otherwise an existing file is replaced when the first
+  /// point is added. Throws EnvironmentError (folder missing or not writable; a file that is no result file
+  /// is never replaced), ConfigError (resume from a file of another format).
   ResultWriter(std::filesystem::path file, Provenance provenance, bool resume);
   ~ResultWriter();
   bool has(const std::string& point_id) const;
-  /// Points are stored in /summary in `order` (all ids of the sweep), whatever the order of adding: a resumed file equals an
-  /// uninterrupted one.
+  /// Points are stored in /summary in `order` (all ids of the sweep), whatever the order of adding: a resumed
+  /// file equals an uninterrupted one.
   void set_order(std::vector<std::string> ids);
   void add(const PointResult& point);
   const std::filesystem::path& file() const;
