@@ -1,1 +1,89 @@
-int main() { return 0; }
+// hindsight: the command line. Here alone errors are printed and the exit status is chosen.
+
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <cstdlib>
+#include <new>
+#include <sstream>
+#include <string>
+
+#include "commands.h"
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/version.h"
+
+namespace {
+
+using hindsight::ExitStatus;
+
+/// Programs are built for a baseline of processors; an older one would end in an illegal instruction.
+bool processor_is_able() {
+#if defined(__x86_64__) && defined(__AVX2__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return true;
+#endif
+}
+
+int fail(ExitStatus status, const std::string& message) {
+  std::istringstream lines(message);
+  for (std::string line; std::getline(lines, line);) fmt::print(stderr, "hindsight: error: {}\n", line);
+  return static_cast<int>(status);
+}
+
+void set_up_log(const hindsight::app::CommandLine& line) {
+  const bool colours = std::getenv("NO_COLOR") == nullptr;
+  auto sink = std::make_shared<spdlog::sinks::stderr_color_sink_mt>(colours ? spdlog::color_mode::automatic
+                                                                            : spdlog::color_mode::never);
+  auto logger = std::make_shared<spdlog::logger>("hindsight", sink);
+  logger->set_pattern("hindsight: %v");
+  logger->set_level(line.quiet     ? spdlog::level::err
+                    : line.verbose ? spdlog::level::debug
+                                   : spdlog::level::info);
+  spdlog::set_default_logger(logger);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (!processor_is_able())
+    return fail(
+        ExitStatus::environment,
+        "this build needs a processor with AVX2 and FMA; build with -DHINDSIGHT_CPU_ARCH= for any other");
+  hindsight::app::CommandLine line;
+  CLI::App app{"hindsight: the open workbench for sparse decoding attention", "hindsight"};
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.add_flag("--quiet", line.quiet, "no progress and no log; errors are shown all the same");
+  app.add_flag("--verbose", line.verbose, "more log");
+  app.set_version_flag("--version", hindsight::program_version());
+  app.footer("Example: hindsight run configs/quickstart.yaml && hindsight report results/quickstart.h5");
+  hindsight::app::add_run_command(app, line);
+  hindsight::app::add_report_command(app, line);
+  hindsight::app::add_compare_command(app, line);
+  hindsight::app::add_trace_command(app, line);
+  hindsight::app::add_methods_command(app, line);
+  hindsight::app::add_version_command(app, line);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return fail(ExitStatus::usage, std::string(error.what()) + "; see hindsight --help");
+  }
+  try {
+    set_up_log(line);
+    hindsight::install_interrupt_handlers();
+    if (line.action) line.action();
+    return static_cast<int>(ExitStatus::ok);
+  } catch (const hindsight::Error& error) {
+    return fail(error.exit_status(), error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(ExitStatus::environment, "out of memory; see --dry-run for what a sweep needs");
+  } catch (const std::exception& error) {
+    return fail(ExitStatus::environment, fmt::format("unexpected: {}", error.what()));
+  }
+}

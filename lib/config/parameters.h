@@ -17,7 +17,7 @@ enum class ParameterType { integer, real, choice };
 
 /// One parameter as the user meets it: in `hindsight methods`, in configurations, as a column of /summary.
 struct ParameterDoc {
-  std::string path;                             ///< dotted path, "retro.window"
+  std::string path;  ///< dotted path, "retro.window"
   ParameterType type = ParameterType::integer;
   std::optional<ParameterValue> default_value;  ///< none: absent unless given
   double minimum = 0, maximum = 0;              ///< inclusive; of integer and real
@@ -47,7 +47,7 @@ class ParameterSet {
 
 /// What the configuration must know of a method to check it; lib/methods provides the list of all.
 struct MethodDoc {
-  std::string name;                      ///< "quest"
+  std::string name;  ///< "quest"
   std::string summary, source;
   std::string preset_of;                 ///< "quest" for quest_eval, else empty
   bool evicts = false;                   ///< what it drops never comes back: refinements refuse it
@@ -56,7 +56,8 @@ struct MethodDoc {
 };
 
 /// All selectors and refinements there are. A plain value: config does not depend on methods.
-/// A refinement's parameters all start with its name and a dot ("retro.window"); it is applied to a selector when any is given.
+/// A refinement's parameters all start with its name and a dot ("retro.window"); it is applied to a selector
+/// when any is given.
 struct MethodCatalog {
   std::vector<MethodDoc> selectors;
   std::vector<MethodDoc> refinements;

@@ -1,5 +1,6 @@
 #pragma once
-// A sweep as the user wrote it, checked and resolved, and its expansion into points. Pure but for reading the file.
+// A sweep as the user wrote it, checked and resolved, and its expansion into points. Pure but for reading the
+// file.
 
 #include <cstdint>
 #include <filesystem>
@@ -30,25 +31,28 @@ struct SweepPlan {
   std::vector<std::filesystem::path> traces;   ///< globs expanded, sorted within a glob, no duplicates
   std::optional<std::vector<int64_t>> layers;  ///< none: all
   StepRange steps;
-  std::string device = "auto";                 ///< auto | cpu | cuda | cuda:N
+  std::string device = "auto";  ///< auto | cpu | cuda | cuda:N
   bool measure_fidelity = true, measure_latency = false;
   int64_t repeats = 20;
   int64_t batch = 1;
   std::filesystem::path output;
-  std::vector<MethodPoint> points;             ///< grids and zips expanded, in the order written
-  std::string resolved_yaml;                   ///< the configuration with defaults and overrides applied, as stored with results
+  std::vector<MethodPoint> points;  ///< grids and zips expanded, in the order written
+  std::string
+      resolved_yaml;  ///< the configuration with defaults and overrides applied, as stored with results
 };
 
 /// Settings of the command line that stand above the file.
 struct PlanOverrides {
-  std::vector<std::string> set;                  ///< "path=value"
-  std::optional<std::filesystem::path> output;   ///< relative to the working directory
+  std::vector<std::string> set;                 ///< "path=value"
+  std::optional<std::filesystem::path> output;  ///< relative to the working directory
   std::optional<std::string> device;
 };
 
-/// Reads, checks and expands. All errors are found before anything runs. Throws ConfigErrors (all problems, one line each:
-/// file:line:column: what is wrong; what would be right) and TraceError for a glob without a match.
-SweepPlan load_plan(const std::filesystem::path& file, const MethodCatalog& catalog, const PlanOverrides& overrides = {});
+/// Reads, checks and expands. All errors are found before anything runs. Throws ConfigErrors (all problems,
+/// one line each: file:line:column: what is wrong; what would be right) and TraceError for a glob without a
+/// match.
+SweepPlan load_plan(const std::filesystem::path& file, const MethodCatalog& catalog,
+                    const PlanOverrides& overrides = {});
 
 /// Identity of a point: 16 hex digits of the SHA-256 over method, parameters, steps, layers and trace digest;
 /// not of output, repeats, device or the names of files.

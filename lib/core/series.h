@@ -13,7 +13,7 @@ struct Series {
   std::string name;                     ///< metric name, "rel_l2_final"
   std::vector<std::string> dimensions;  ///< names of coordinates, e.g. {"step", "layer", "q_head"}
   std::vector<int64_t> shape;
-  std::vector<double> values;           ///< row-major; stored as float32, or as int64 where `integral`
+  std::vector<double> values;  ///< row-major; stored as float32, or as int64 where `integral`
   bool integral = false;
   std::string unit, description;
 };

@@ -24,8 +24,8 @@ struct View {
   }
   /// Views of mutable elements convert to views of constant ones.
   template <class U>
-    requires(std::is_same_v<const U, T>)
-  View(const View<U, Rank>& other) : data(other.data), shape(other.shape), stride(other.stride) {}
+  requires(std::is_same_v<const U, T>) View(const View<U, Rank>& other)
+      : data(other.data), shape(other.shape), stride(other.stride) {}
 
   int64_t size() const {
     int64_t n = 1;
@@ -34,14 +34,11 @@ struct View {
   }
 
   template <class... Index>
-    requires(sizeof...(Index) == Rank)
-  T& operator()(Index... index) const {
-    return data[offset(index...)];
-  }
+  requires(sizeof...(Index) == Rank) T& operator()(Index... index) const { return data[offset(index...)]; }
 
   template <class... Index>
-    requires(sizeof...(Index) == Rank)
-  int64_t offset(Index... index) const {
+  requires(sizeof...(Index) == Rank) int64_t offset(Index... index)
+  const {
     const std::array<int64_t, Rank> at{static_cast<int64_t>(index)...};
     int64_t sum = 0;
     for (int axis = 0; axis < Rank; ++axis) sum += at[axis] * stride[axis];

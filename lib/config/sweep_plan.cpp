@@ -1,0 +1,360 @@
+#include "config/sweep_plan.h"
+
+#include <fmt/format.h>
+#include <glob.h>
+
+#include <algorithm>
+#include <map>
+
+#include "config/method_sweep.h"
+#include "config/nearest_name.h"
+#include "core/error.h"
+
+namespace hindsight {
+namespace {
+
+const std::vector<std::string> top_level_keys{"version", "traces", "layers", "steps",    "device", "measure",
+                                              "repeats", "batch",  "output", "defaults", "methods"};
+
+class PlanLoader {
+ public:
+  PlanLoader(const std::filesystem::path& file, const MethodCatalog& catalog, const PlanOverrides& overrides)
+      : file_(file),
+        name_(file.string()),
+        catalog_(catalog),
+        root_(load_yaml_map(file)),
+        top_({root_, name_}, "configuration", name_, problems_) {
+    plan_.file = file;
+    take_overrides(overrides.set);
+    if (overrides.output) plan_.output = *overrides.output;
+    if (overrides.device) override_device_ = *overrides.device;
+  }
+
+  SweepPlan load() {
+    top_.refuse_unknown(top_level_keys);
+    take_version();
+    take_layers();
+    take_steps();
+    take_device();
+    take_measure();
+    if (const auto repeats = take_integer("repeats", 1)) plan_.repeats = *repeats;
+    if (const auto batch = take_integer("batch", 1)) plan_.batch = *batch;
+    take_output();
+    take_methods();
+    take_traces();
+    for (const auto& [path, item] : overrides_)
+      if (!used_.contains(path))
+        problems_.add(item.place, fmt::format("{} is nothing that can be set; did you mean {}?", path,
+                                              nearest_name(path, settable_)));
+    if (!problems_.empty()) throw ConfigError(problems_.text());
+    expand_globs();
+    plan_.resolved_yaml = resolved_yaml();
+    return std::move(plan_);
+  }
+
+ private:
+  void take_overrides(const std::vector<std::string>& texts) {
+    for (const std::string& text : texts) {
+      const size_t equals = text.find('=');
+      if (equals == std::string::npos || equals == 0)
+        throw ConfigError(fmt::format("--set {}: no path=value; e.g. --set repeats=5 would be right", text));
+      const std::string path = text.substr(0, equals);
+      if (overrides_.contains(path)) throw ConfigError(fmt::format("--set {}: {} is set twice", text, path));
+      overrides_[path] = parse_yaml_value(text.substr(equals + 1), "--set " + text);
+    }
+  }
+
+  /// The value at a top-level path ("repeats", "steps.count"): from the command line, else from `map`.
+  YamlItem get(const std::string& path, const MapReader& map, const std::string& key) {
+    settable_.push_back(path);
+    if (const auto found = overrides_.find(path); found != overrides_.end()) {
+      used_[path] = true;
+      return found->second;
+    }
+    return map.get(key);
+  }
+  YamlItem get(const std::string& key) { return get(key, top_, key); }
+
+  std::optional<int64_t> at_least(const YamlItem& item, const std::string& what, int64_t least) {
+    if (!item.given()) return std::nullopt;
+    const auto value = as_integer(item, what, problems_);
+    if (!value || *value >= least) return value;
+    problems_.add(item.place,
+                  fmt::format("{}: {} is out of range; at least {} would be right", what, *value, least));
+    return std::nullopt;
+  }
+  std::optional<int64_t> take_integer(const std::string& key, int64_t least) {
+    return at_least(get(key), key, least);
+  }
+
+  void take_version() {
+    const YamlItem item = top_.get("version");
+    if (!item.given()) return problems_.add(name_ + ":1:1", "version is missing; version: 1 would be right");
+    const auto version = as_integer(item, "version", problems_);
+    if (version && *version != 1)
+      problems_.add(item.place, fmt::format("version: {} is not known; 1 would be right", *version));
+  }
+
+  void take_layers() {
+    const YamlItem item = get("layers");
+    if (!item.given() || (item.node.IsScalar() && item.node.Scalar() == "all")) return;
+    if (!item.node.IsSequence())
+      return problems_.add(item.place, "layers: is no list; all, or a list such as [2, 5] would be right");
+    std::vector<int64_t> layers;
+    for (const YamlItem& entry : as_list(item, "layers", name_, problems_)) {
+      const auto layer = at_least(entry, "layers", 0);
+      if (!layer) continue;
+      if (std::find(layers.begin(), layers.end(), *layer) != layers.end())
+        problems_.add(entry.place, fmt::format("layers: {} stands twice; once would be right", *layer));
+      layers.push_back(*layer);
+    }
+    plan_.layers = layers;
+  }
+
+  void take_steps() {
+    YamlItem item = top_.get("steps");
+    if (!item.given()) item = {YAML::Node(YAML::NodeType::Map), name_};
+    const MapReader steps(item, "steps", name_, problems_);
+    steps.refuse_unknown({"from", "count"});
+    if (const auto from = at_least(get("steps.from", steps, "from"), "steps.from", 0))
+      plan_.steps.from = *from;
+    const YamlItem count = get("steps.count", steps, "count");
+    if (count.given() && !(count.node.IsScalar() && count.node.Scalar() == "all"))
+      plan_.steps.count = at_least(count, "steps.count", 1);
+  }
+
+  void take_device() {
+    YamlItem item = get("device");
+    if (override_device_) item = {YAML::Node(*override_device_), "--device " + *override_device_};
+    if (!item.given()) return;
+    const auto device = as_string(item, "device", problems_);
+    if (!device) return;
+    const std::string number = device->rfind("cuda:", 0) == 0 ? device->substr(5) : "";
+    const bool numbered =
+        !number.empty() && number.size() <= 3 &&
+        std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (*device != "auto" && *device != "cpu" && *device != "cuda" && !numbered)
+      return problems_.add(
+          item.place,
+          fmt::format("device: '{}' is not known; auto, cpu, cuda or cuda:N would be right", *device));
+    plan_.device = *device;
+  }
+
+  void take_measure() {
+    const YamlItem item = get("measure");
+    if (!item.given()) return;
+    const std::vector<YamlItem> entries = as_list(item, "measure", name_, problems_);
+    plan_.measure_fidelity = plan_.measure_latency = false;
+    for (const YamlItem& entry : entries) {
+      const auto what = as_string(entry, "measure", problems_);
+      if (!what) continue;
+      bool* chosen = *what == "fidelity"  ? &plan_.measure_fidelity
+                     : *what == "latency" ? &plan_.measure_latency
+                                          : nullptr;
+      if (!chosen)
+        problems_.add(entry.place, fmt::format("measure: '{}' is not known; did you mean {}?", *what,
+                                               nearest_name(*what, {"fidelity", "latency"})));
+      else if (*chosen)
+        problems_.add(entry.place, fmt::format("measure: {} stands twice; once would be right", *what));
+      else
+        *chosen = true;
+    }
+  }
+
+  void take_output() {
+    const YamlItem item = get("output");
+    const std::filesystem::path folder = file_.parent_path();
+    std::filesystem::path output = folder / "results" / (file_.stem().string() + ".h5");
+    if (item.given())
+      if (const auto path = as_string(item, "output", problems_)) output = folder / *path;
+    if (plan_.output.empty()) plan_.output = output.lexically_normal();
+  }
+
+  void take_traces() {
+    const YamlItem item = get("traces");
+    if (!item.given())
+      return problems_.add(name_ + ":1:1", "traces is missing; a list of trace files would be right");
+    std::vector<YamlItem> entries;
+    if (item.node.IsScalar())
+      entries = {item};
+    else
+      entries = as_list(item, "traces", name_, problems_);
+    for (const YamlItem& entry : entries)
+      if (const auto pattern = as_string(entry, "traces", problems_))
+        trace_patterns_.emplace_back(*pattern, entry.place);
+  }
+
+  void expand_globs() {
+    for (const auto& [pattern, place] : trace_patterns_) {
+      const std::string path = (file_.parent_path() / pattern).lexically_normal().string();
+      std::vector<std::filesystem::path> found;
+      if (pattern.find_first_of("*?[") == std::string::npos) {
+        found = {path};
+      } else {
+        glob_t matches{};
+        const int status = glob(path.c_str(), 0, nullptr, &matches);
+        for (size_t i = 0; status == 0 && i < matches.gl_pathc; ++i) found.emplace_back(matches.gl_pathv[i]);
+        globfree(&matches);
+        if (found.empty())
+          throw TraceError(
+              fmt::format("{}: traces: no file matches {}; a pattern with at least one match would be right",
+                          place, path));
+      }
+      for (const auto& trace : found)
+        if (std::find(plan_.traces.begin(), plan_.traces.end(), trace) == plan_.traces.end())
+          plan_.traces.push_back(trace);
+    }
+  }
+
+  std::vector<PathItem> take_defaults() {
+    const YamlItem item = top_.get("defaults");
+    if (!item.given()) return {};
+    const MapReader map(item, "defaults", name_, problems_);
+    std::vector<PathItem> defaults;
+    std::vector<std::string> known;
+    for (const MethodDoc& selector : catalog_.selectors)
+      for (const ParameterDoc& doc : selector.parameters) known.push_back(doc.path);
+    for (const PathItem& leaf : flatten(map, {}, name_, problems_)) {
+      if (std::find(known.begin(), known.end(), leaf.path) != known.end())
+        defaults.push_back(leaf);
+      else
+        problems_.add(leaf.item.place, fmt::format("defaults: no selector has a parameter {}; did you mean "
+                                                   "{}? (what a refinement takes stands in "
+                                                   "the method that it refines)",
+                                                   leaf.path, nearest_name(leaf.path, known)));
+    }
+    return defaults;
+  }
+
+  /// Overrides "methods.<name>.<path>" of a method, as paths.
+  std::vector<PathItem> overrides_of(const std::string& method) {
+    std::vector<PathItem> found;
+    const std::string prefix = "methods." + method + ".";
+    for (const auto& [path, item] : overrides_) {
+      if (path.rfind(prefix, 0) != 0) continue;
+      used_[path] = true;
+      found.push_back({path.substr(prefix.size()), item});
+    }
+    return found;
+  }
+
+  void take_methods() {
+    const std::vector<PathItem> defaults = take_defaults();
+    const YamlItem item = top_.get("methods");
+    if (!item.given())
+      return problems_.add(name_ + ":1:1", "methods is missing; a list of methods would be right");
+    std::map<std::string, std::string> places;
+    for (const YamlItem& entry : as_list(item, "methods", name_, problems_)) {
+      const MapReader method(entry, "method", name_, problems_);
+      if (!entry.node.IsMap()) continue;
+      const YamlItem name_item = method.get("name");
+      if (!name_item.given()) {
+        problems_.add(entry.place, "method: name is missing; a name of your choice would be right");
+        continue;
+      }
+      const auto name = as_string(name_item, "method: name", problems_);
+      if (!name) continue;
+      settable_.push_back("methods." + *name + ".budget.ratio");
+      if (const auto before = places.find(*name); before != places.end()) {
+        problems_.add(name_item.place,
+                      fmt::format("method {}: the name is taken (at {}); another one would be right", *name,
+                                  before->second));
+        continue;
+      }
+      places[*name] = name_item.place;
+      for (MethodPoint& point :
+           expand_method(method, *name, defaults, overrides_of(*name), catalog_, name_, problems_))
+        plan_.points.push_back(std::move(point));
+    }
+  }
+
+  /// The configuration with everything said: it can be run as it is.
+  std::string resolved_yaml() const {
+    YAML::Emitter out;
+    out << YAML::BeginMap << YAML::Key << "version" << YAML::Value << 1;
+    out << YAML::Key << "traces" << YAML::Value << YAML::BeginSeq;
+    for (const auto& [pattern, place] : trace_patterns_) out << pattern;
+    out << YAML::EndSeq << YAML::Key << "layers" << YAML::Value;
+    if (plan_.layers)
+      out << YAML::Flow << *plan_.layers;
+    else
+      out << "all";
+    out << YAML::Key << "steps" << YAML::Value << YAML::Flow << YAML::BeginMap << YAML::Key << "from"
+        << YAML::Value << plan_.steps.from << YAML::Key << "count" << YAML::Value;
+    if (plan_.steps.count)
+      out << *plan_.steps.count;
+    else
+      out << "all";
+    out << YAML::EndMap << YAML::Key << "device" << YAML::Value << plan_.device;
+    out << YAML::Key << "measure" << YAML::Value << YAML::Flow << YAML::BeginSeq;
+    if (plan_.measure_fidelity) out << "fidelity";
+    if (plan_.measure_latency) out << "latency";
+    out << YAML::EndSeq << YAML::Key << "repeats" << YAML::Value << plan_.repeats;
+    out << YAML::Key << "batch" << YAML::Value << plan_.batch;
+    out << YAML::Key << "output" << YAML::Value << plan_.output.generic_string();
+    out << YAML::Key << "methods" << YAML::Value << YAML::BeginSeq;
+    for (size_t first = 0; first < plan_.points.size();) {
+      size_t last = first;
+      while (last < plan_.points.size() && plan_.points[last].name == plan_.points[first].name) ++last;
+      emit_method(out, first, last);
+      first = last;
+    }
+    out << YAML::EndSeq << YAML::EndMap;
+    return std::string(out.c_str()) + "\n";
+  }
+
+  static std::string scalar(const ParameterValue& value) {
+    return std::visit([](const auto& v) { return fmt::format("{}", v); }, value);
+  }
+
+  /// Points [first, last) of one method: what they share as values, the rest as a zip.
+  void emit_method(YAML::Emitter& out, size_t first, size_t last) const {
+    const MethodPoint& base = plan_.points[first];
+    out << YAML::BeginMap << YAML::Key << "name" << YAML::Value << base.name << YAML::Key << "selector"
+        << YAML::Value << base.selector;
+    std::vector<std::string> varying;
+    for (const auto& [path, value] : base.parameters.values()) {
+      const bool shared =
+          std::all_of(plan_.points.begin() + static_cast<std::ptrdiff_t>(first),
+                      plan_.points.begin() + static_cast<std::ptrdiff_t>(last),
+                      [&](const MethodPoint& point) { return point.parameters.values().at(path) == value; });
+      if (shared)
+        out << YAML::Key << path << YAML::Value << scalar(value);
+      else
+        varying.push_back(path);
+    }
+    if (!varying.empty()) {
+      out << YAML::Key << "zip" << YAML::Value << YAML::BeginMap;
+      for (const std::string& path : varying) {
+        out << YAML::Key << path << YAML::Value << YAML::Flow << YAML::BeginSeq;
+        for (size_t point = first; point < last; ++point)
+          out << scalar(plan_.points[point].parameters.values().at(path));
+        out << YAML::EndSeq;
+      }
+      out << YAML::EndMap;
+    }
+    out << YAML::EndMap;
+  }
+
+  std::filesystem::path file_;
+  std::string name_;
+  const MethodCatalog& catalog_;
+  Problems problems_;
+  YAML::Node root_;
+  MapReader top_;
+  std::map<std::string, YamlItem> overrides_;
+  std::map<std::string, bool> used_;
+  std::vector<std::string> settable_;  // paths that --set may name, for suggestions
+  std::optional<std::string> override_device_;
+  std::vector<std::pair<std::string, std::string>> trace_patterns_;  // pattern, place
+  SweepPlan plan_;
+};
+
+}  // namespace
+
+SweepPlan load_plan(const std::filesystem::path& file, const MethodCatalog& catalog,
+                    const PlanOverrides& overrides) {
+  return PlanLoader(file, catalog, overrides).load();
+}
+
+}  // namespace hindsight
