@@ -70,11 +70,11 @@ template <class T, int D>
 __global__ __launch_bounds__(kThreads) void page_mass_kernel(PageMassParams params, int steps_per_tile) {
   __shared__ __align__(16) float queries[kQueryTileRows][kPaddedRow<T, D>];
   const int kv_head = blockIdx.y, group = params.heads.n_q_heads / params.heads.n_kv_heads;
-  const int first = blockIdx.z * steps_per_tile, last = min(first + steps_per_tile, params.n_steps);
+  const int first = blockIdx.x * steps_per_tile, last = min(first + steps_per_tile, params.n_steps);
   load_queries<T, D>(params.q, params.heads, params.steps, first, last, kv_head, queries);
 
-  const int page_end = min(static_cast<int>(blockIdx.x + 1) * kPagesPerBlock, params.n_pages);
-  for (int page = blockIdx.x * kPagesPerBlock + threadIdx.x / kGroupLanes; page < page_end;
+  const int page_end = min(static_cast<int>(blockIdx.z + 1) * kPagesPerBlock, params.n_pages);
+  for (int page = blockIdx.z * kPagesPerBlock + threadIdx.x / kGroupLanes; page < page_end;
        page += kThreads / kGroupLanes) {
     for (int begin = first; begin < last;) {
       int end = begin + 1;
@@ -92,8 +92,8 @@ cudaError_t page_mass(const PageMassParams& params, cudaStream_t stream) {
   return dispatch(params.heads, [&](auto type, auto head_dim) {
     using T = typename decltype(type)::type;
     const int steps = query_tile_steps(params.n_steps, params.heads.n_q_heads / params.heads.n_kv_heads);
-    const dim3 grid(ceil_div(params.n_pages, kPagesPerBlock), params.heads.n_kv_heads,
-                    ceil_div(params.n_steps, steps));
+    const dim3 grid(ceil_div(params.n_steps, steps), params.heads.n_kv_heads,
+                    ceil_div(params.n_pages, kPagesPerBlock));
     page_mass_kernel<T, head_dim()><<<grid, kThreads, 0, stream>>>(params, steps);
     return cudaGetLastError();
   });

@@ -185,5 +185,39 @@ TEST_F(GpuAttentionLarge, AppendInPiecesAndTruncate) {
   expect_close("scores", pieces.lse, expected.lse, score_tolerance);
 }
 
+// In a page that is being filled, the places of tokens to come hold whatever was in memory: here NaN, which a
+// weight of 0 would not hide.
+TEST_F(GpuAttentionLarge, TokensNotYetAppendedAreNotRead) {
+  const BatchShape shape{
+      .n_tokens = {530, 77}, .prompt_tokens = {500, 60}, .page_size = 16, .dtype = DType::float32};
+  const auto batch = random_batch(shape);
+  const std::vector<TokenRange> ranges{{0, 0, 523}, {1, 0, 70}};
+  const std::vector<BlockStep> steps{{0, 522, 22, 1}, {1, 69, 39, 1}};
+  const auto run = [&](Backend& backend) {
+    poisoned<1>(backend, {16 << 20});  // freed at once: the cache gets its memory
+    const auto layer = backend.load_layer(batch);
+    const auto cache = backend.make_cache(*layer, shape.page_size);
+    backend.append(*cache, *layer, ranges);
+    const Block block = backend.make_block(steps);
+    const auto out = poisoned<3>(backend, {2, layer->n_q_heads, layer->head_dim});
+    const auto lse = poisoned<2>(backend, {2, layer->n_q_heads});
+    backend.dense(*layer, *cache, block, out, lse);
+    const auto scores = poisoned<3>(backend, {2, 2, cache->max_pages});
+    backend.score_pages(*layer, *cache, block, {}, false, scores);
+    const PageLists lists{backend.make_tensor<int32_t, 3>({2, 2, cache->max_pages}),
+                          backend.make_tensor<int32_t, 2>({2, 2})};
+    const std::vector<int32_t> all_pages(2, static_cast<int32_t>(cache->max_pages));
+    backend.select_top_k(*cache, block, scores, all_pages, Newest::forced, lists);
+    const Partials partials{poisoned<4>(backend, {2, 1, layer->n_q_heads, layer->head_dim}),
+                            poisoned<3>(backend, {2, 1, layer->n_q_heads})};
+    backend.attend(*layer, *cache, block, {}, lists, {}, 1, partials);
+    return std::array{backend.to_host(out), backend.to_host(partials.out), backend.to_host(scores)};
+  };
+  const auto actual = run(*cuda_), expected = run(*oracle_);
+  expect_close("dense", actual[0], expected[0], attention_tolerance);
+  expect_close("attend", actual[1], expected[1], attention_tolerance);
+  expect_close("scores", actual[2], expected[2], score_tolerance);
+}
+
 }  // namespace
 }  // namespace hindsight::test
