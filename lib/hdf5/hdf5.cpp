@@ -32,7 +32,8 @@ Id no_times(hid_t property_class) {
   return list;
 }
 
-/// The formats of HDF5 1.8 to 1.10: older ones cannot hold an attribute of more than 64 kB, such as a long configuration.
+/// The formats of HDF5 1.8 to 1.10: older ones cannot hold an attribute of more than 64 kB, such as a long
+/// configuration.
 Id file_access() {
   Id list(H5Pcreate(H5P_FILE_ACCESS), "create a property list");
   check(H5Pset_libver_bounds(list, H5F_LIBVER_V18, H5F_LIBVER_V110), "choose a file format");
@@ -124,6 +125,11 @@ Link link_of(hid_t at, const std::string& name) {
   check(H5Lget_info(at, name.c_str(), &info, H5P_DEFAULT), "look at link " + name);
   if (info.type == H5L_TYPE_HARD) return Link::hard;
   return info.type == H5L_TYPE_SOFT ? Link::soft : Link::external;
+}
+
+void remove_link(hid_t at, const std::string& name) {
+  mute();
+  check(H5Ldelete(at, name.c_str(), H5P_DEFAULT), "remove link " + name);
 }
 
 std::vector<std::string> link_names(hid_t at) {

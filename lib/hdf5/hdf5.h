@@ -49,6 +49,7 @@ Id create_group(hid_t at, const std::string& name);
 enum class Link { none, hard, soft, external };
 /// What the link `name` directly in group `at` is.
 Link link_of(hid_t at, const std::string& name);
+void remove_link(hid_t at, const std::string& name);
 /// Names of the links in a group, sorted.
 std::vector<std::string> link_names(hid_t at);
 enum class Kind { group, dataset, other };

@@ -40,11 +40,13 @@ class ResultWriter {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Reads a result file back. Throws EnvironmentError where the file is missing or no result file.
+/// Reads a result file back. Throws EnvironmentError where the file is missing, damaged or no result file,
+/// ConfigError where it is of another version.
 class ResultReader {
  public:
   explicit ResultReader(const std::filesystem::path& file);
   ~ResultReader();
+  const std::filesystem::path& file() const;
   const Provenance& provenance() const;
   /// Ids in file order.
   std::vector<std::string> point_ids() const;

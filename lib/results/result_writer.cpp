@@ -3,7 +3,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
 #include <cstring>
+#include <system_error>
 
 #include "core/error.h"
 #include "results/point_group.h"
@@ -15,9 +19,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Makes what was written to `path` (a file or a folder) survive a crash of the machine.
-void sync(const fs::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY);
+fs::path folder_of(const fs::path& file) { return file.parent_path().empty() ? "." : file.parent_path(); }
+
+/// Makes what was written to a file survive a crash of the machine. Throws std::system_error.
+void sync_file(const fs::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const bool failed = descriptor < 0 || ::fsync(descriptor) != 0;
+  const std::error_code error(errno, std::generic_category());
+  if (descriptor >= 0) ::close(descriptor);
+  if (failed) throw std::system_error(error, "the file cannot be synchronised");
+}
+
+/// Makes a rename in the folder survive a crash, where the file system can.
+void sync_folder(const fs::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) return;
   ::fsync(descriptor);
   ::close(descriptor);
@@ -29,6 +44,24 @@ bool is_result_file(const fs::path& file) {
     return h5::has_attribute(hdf5, "format") && h5::read_string(hdf5, "format") == "hindsight-result";
   } catch (const h5::Error&) {
     return false;
+  }
+}
+
+/// While a point is added, the file it goes to is called so; the number is that of the process.
+constexpr const char* temporary_mark = ".partial-";
+
+/// Removes what runs that were killed left behind: temporary files of processes that are no more.
+void remove_leftovers(const fs::path& file) {
+  const std::string prefix = file.filename().string() + temporary_mark;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder_of(file), ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(prefix)) continue;
+    pid_t process = 0;
+    const auto [end, error] =
+        std::from_chars(name.data() + prefix.size(), name.data() + name.size(), process);
+    if (error != std::errc() || end != name.data() + name.size() || process <= 0) continue;
+    if (::kill(process, 0) != 0 && errno == ESRCH) fs::remove(entry.path(), ignored);
   }
 }
 
@@ -47,6 +80,25 @@ void write_provenance(const h5::Id& file, const Provenance& provenance) {
   h5::write_string(file, "trace_sha256", digests);
 }
 
+void replace_summaries(const h5::Id& hdf5, const std::vector<PointResult>& finished) {
+  for (const char* name : {"summary", "summary_over_traces"})
+    if (h5::link_of(hdf5, name) != h5::Link::none) h5::remove_link(hdf5, name);
+  write_table(hdf5, "summary", summary_table(finished));
+  const bool one_trace = std::all_of(finished.begin(), finished.end(), [&](const PointResult& point) {
+    return point.trace_digest == finished.front().trace_digest;
+  });
+  if (!one_trace) write_table(hdf5, "summary_over_traces", summary_over_traces(finished));
+}
+
+/// Points in the order of the sweep; points of an earlier sweep after them.
+void sort_points(std::vector<PointResult>& points, const std::vector<std::string>& order) {
+  const auto place = [&](const PointResult& point) {
+    return std::find(order.begin(), order.end(), point.id) - order.begin();
+  };
+  std::stable_sort(points.begin(), points.end(),
+                   [&](const PointResult& a, const PointResult& b) { return place(a) < place(b); });
+}
+
 }  // namespace
 
 struct ResultWriter::Impl {
@@ -56,54 +108,57 @@ struct ResultWriter::Impl {
   std::vector<PointResult> finished;  // without series
   bool keeps_existing = false;        // the file on disk holds `finished`
 
-  void prepare_folder() const {
-    const fs::path folder = file.parent_path().empty() ? "." : file.parent_path();
+  /// Finds now what would otherwise be found when the first point is finished.
+  void check_that_it_can_be_written() const {
+    const fs::path folder = folder_of(file);
     std::error_code error;
     fs::create_directories(folder, error);
-    if (error || !fs::is_directory(folder))
+    if (error || !fs::is_directory(folder, error))
       throw EnvironmentError(
-          fmt::format("{}: the folder cannot be made: {}", file.string(), error.message()));
-    if (access(folder.c_str(), W_OK) != 0)
-      throw EnvironmentError(fmt::format("{}: the folder {} is not writable: {}", file.string(),
-                                         folder.string(), std::strerror(errno)));
-    if (fs::exists(file) && !is_result_file(file))
+          fmt::format("{}: its folder cannot be made: {}", file.string(), error.message()));
+    const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (descriptor < 0)
+      throw EnvironmentError(
+          fmt::format("{}: cannot be written to {}: {}; name an output in a folder that is writable",
+                      file.string(), folder.string(), std::strerror(errno)));
+    ::close(descriptor);
+    fs::remove(temporary, error);
+    if (fs::exists(file, error) && !is_result_file(file))
       throw EnvironmentError(fmt::format(
           "{}: exists and is no result file of hindsight; it is not replaced, name another output",
           file.string()));
   }
 
-  /// Points in the order of the sweep; points of an earlier sweep after them.
-  void sort_finished() {
-    const auto place = [&](const PointResult& point) {
-      return std::find(order.begin(), order.end(), point.id) - order.begin();
-    };
-    std::stable_sort(finished.begin(), finished.end(),
-                     [&](const PointResult& a, const PointResult& b) { return place(a) < place(b); });
+  void resume_from(const ResultReader& reader) {
+    for (const std::string& id : reader.point_ids()) finished.push_back(reader.read(id, false));
+    for (PointResult& point : finished) point.series.clear();
+    // Traces that only the kept points were measured on.
+    for (const auto& kept : reader.provenance().trace_digests)
+      if (std::find(provenance.trace_digests.begin(), provenance.trace_digests.end(), kept) ==
+          provenance.trace_digests.end())
+        provenance.trace_digests.push_back(kept);
+    keeps_existing = true;
   }
 
-  void write_summaries(const h5::Id& hdf5) const {
-    for (const char* name : {"summary", "summary_over_traces"})
-      if (h5::link_of(hdf5, name) != h5::Link::none)
-        h5::check(H5Ldelete(hdf5, name, H5P_DEFAULT), "replace /summary");
-    write_table(hdf5, "summary", summary_table(finished));
-    const bool one_trace = std::all_of(finished.begin(), finished.end(), [&](const PointResult& point) {
-      return point.trace_digest == finished.front().trace_digest;
-    });
-    if (!one_trace) write_table(hdf5, "summary_over_traces", summary_over_traces(finished));
+  void write_temporary(const PointResult& point, const std::vector<PointResult>& rows) const {
+    if (keeps_existing) fs::copy_file(file, temporary, fs::copy_options::overwrite_existing);
+    const h5::Id hdf5 = keeps_existing ? h5::open_file_to_change(temporary) : h5::create_file(temporary);
+    write_provenance(hdf5, provenance);
+    // The summaries go first: the series then take the space of the old ones, which would stay empty else.
+    replace_summaries(hdf5, rows);
+    write_point(keeps_existing ? h5::open_group(hdf5, "points") : h5::create_group(hdf5, "points"), point);
+    h5::flush(hdf5);
   }
 };
 
 ResultWriter::ResultWriter(fs::path file, Provenance provenance, bool resume)
     : impl_(std::make_unique<Impl>()) {
   impl_->file = std::move(file);
-  impl_->temporary = impl_->file.string() + fmt::format(".partial-{}", getpid());
+  impl_->temporary = impl_->file.string() + fmt::format("{}{}", temporary_mark, getpid());
   impl_->provenance = std::move(provenance);
-  impl_->prepare_folder();
-  if (!resume || !fs::exists(impl_->file)) return;
-  const ResultReader reader(impl_->file);
-  for (const std::string& id : reader.point_ids()) impl_->finished.push_back(reader.read(id, false));
-  for (PointResult& point : impl_->finished) point.series.clear();
-  impl_->keeps_existing = true;
+  impl_->check_that_it_can_be_written();
+  remove_leftovers(impl_->file);
+  if (resume && fs::exists(impl_->file)) impl_->resume_from(ResultReader(impl_->file));
 }
 
 ResultWriter::~ResultWriter() = default;
@@ -115,36 +170,26 @@ bool ResultWriter::has(const std::string& point_id) const {
 
 void ResultWriter::set_order(std::vector<std::string> ids) {
   impl_->order = std::move(ids);
-  impl_->sort_finished();
+  sort_points(impl_->finished, impl_->order);
 }
 
 void ResultWriter::add(const PointResult& point) {
-  PointResult row = point;
-  row.series.clear();
-  impl_->finished.push_back(std::move(row));
-  impl_->sort_finished();
+  std::vector<PointResult> rows = impl_->finished;
+  rows.push_back(point);
+  rows.back().series.clear();
+  sort_points(rows, impl_->order);
   try {
-    if (impl_->keeps_existing)
-      fs::copy_file(impl_->file, impl_->temporary, fs::copy_options::overwrite_existing);
-    {
-      const h5::Id hdf5 = impl_->keeps_existing ? h5::open_file_to_change(impl_->temporary)
-                                                : h5::create_file(impl_->temporary);
-      write_provenance(hdf5, impl_->provenance);
-      const h5::Id points =
-          impl_->keeps_existing ? h5::open_group(hdf5, "points") : h5::create_group(hdf5, "points");
-      write_point(points, point);
-      impl_->write_summaries(hdf5);
-      h5::flush(hdf5);
-    }
-    sync(impl_->temporary);
+    impl_->write_temporary(point, rows);
+    sync_file(impl_->temporary);
     fs::rename(impl_->temporary, impl_->file);
-    sync(impl_->file.parent_path().empty() ? "." : impl_->file.parent_path());
+    sync_folder(folder_of(impl_->file));
   } catch (const std::exception& error) {
     std::error_code ignored;
     fs::remove(impl_->temporary, ignored);
     throw EnvironmentError(
         fmt::format("{}: point {} cannot be written: {}", impl_->file.string(), point.id, error.what()));
   }
+  impl_->finished = std::move(rows);
   impl_->keeps_existing = true;
 }
 

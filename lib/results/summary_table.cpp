@@ -3,49 +3,24 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
-#include <limits>
-#include <map>
+#include <optional>
 
 namespace hindsight {
 namespace {
 
-constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
-
-/// Every parameter of the points with a value that stands for "does not apply".
-std::map<std::string, Cell> parameter_columns(std::span<const PointResult> points) {
-  std::map<std::string, Cell> columns;
-  for (const PointResult& point : points)
-    for (const auto& [path, value] : point.parameters.values()) {
-      if (std::holds_alternative<int64_t>(value)) columns.emplace(path, int64_t{0});
-      if (std::holds_alternative<double>(value)) columns.emplace(path, undefined);
-      if (std::holds_alternative<std::string>(value)) columns.emplace(path, std::string());
-    }
-  return columns;
-}
-
 std::vector<std::string> metric_columns(std::span<const PointResult> points) {
   std::vector<std::string> columns;
+  std::set<std::string> seen;
   for (const PointResult& point : points)
     for (const auto& [name, value] : point.summary)
-      if (std::find(columns.begin(), columns.end(), name) == columns.end()) columns.push_back(name);
+      if (seen.insert(name).second) columns.push_back(name);
   return columns;
 }
 
-double metric(const PointResult& point, const std::string& name) {
+std::optional<double> defined_metric(const PointResult& point, const std::string& name) {
   for (const auto& [column, value] : point.summary)
-    if (column == name) return value;
-  return undefined;
-}
-
-void append_parameters(std::vector<Cell>& row, const std::map<std::string, Cell>& columns,
-                       const ParameterSet& parameters) {
-  for (const auto& [path, absent] : columns) {
-    const auto found = parameters.values().find(path);
-    row.push_back(found == parameters.values().end()
-                      ? absent
-                      : std::visit([](const auto& value) { return Cell(value); }, found->second));
-  }
+    if (column == name && !std::isnan(value)) return value;
+  return std::nullopt;
 }
 
 /// 0.975 quantile of Student's t distribution.
@@ -60,100 +35,246 @@ double student_t(size_t degrees) {
   return z + (z * z * z + z) / (4 * v) + (5 * std::pow(z, 5) + 16 * z * z * z + 3 * z) / (96 * v * v);
 }
 
-}  // namespace
-
-Table summary_table(std::span<const PointResult> points) {
-  const auto parameters = parameter_columns(points);
-  const std::vector<std::string> metrics = metric_columns(points);
-  std::vector<std::string> columns{"point", "trace", "name", "selector"};
-  for (const auto& [path, absent] : parameters) columns.push_back(path);
-  columns.insert(columns.end(), metrics.begin(), metrics.end());
-  Table table(columns);
-  for (const PointResult& point : points) {
-    std::vector<Cell> row{point.id, point.trace, point.name, point.selector};
-    append_parameters(row, parameters, point.parameters);
-    for (const std::string& name : metrics) row.emplace_back(metric(point, name));
-    table.add_row(std::move(row));
-  }
-  return table;
+/// Mean and half-width of its interval.
+std::pair<Cell, Cell> mean_and_interval(const std::vector<double>& values) {
+  if (values.empty()) return {undefined_cell(), undefined_cell()};
+  const auto n = static_cast<double>(values.size());
+  double mean = 0, squares = 0;
+  for (const double value : values) mean += value / n;
+  if (values.size() < 2) return {mean, undefined_cell()};
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  return {mean, student_t(values.size() - 1) * std::sqrt(squares / (n - 1) / n)};
 }
 
-Table summary_over_traces(std::span<const PointResult> points) {
-  const auto parameters = parameter_columns(points);
+Cell parameter_cell(const ParameterSet& parameters, const std::string& path) {
+  const auto found = parameters.values().find(path);
+  if (found == parameters.values().end()) return undefined_cell();
+  return std::visit([](const auto& value) { return Cell(value); }, found->second);
+}
+
+enum class ColumnType { text, integer, real };
+
+/// The type that the defined cells of a column share; float64 where there is none.
+ColumnType type_of_column(const Table& table, size_t column) {
+  for (const auto& row : table.rows()) {
+    if (is_undefined(row[column])) continue;
+    if (std::holds_alternative<std::string>(row[column])) return ColumnType::text;
+    return std::holds_alternative<int64_t>(row[column]) ? ColumnType::integer : ColumnType::real;
+  }
+  return ColumnType::real;
+}
+
+struct Member {
+  ColumnType type;
+  size_t offset, bytes;
+  h5::Id hdf5;
+};
+
+h5::Id member_type(ColumnType type, size_t bytes) {
+  if (type == ColumnType::text) return h5::fixed_string_type(bytes);
+  return h5::Id(H5Tcopy(type == ColumnType::integer ? H5T_STD_I64LE : H5T_IEEE_F64LE), "copy a type");
+}
+
+std::vector<Member> members_of(const Table& table) {
+  std::vector<Member> members;
+  size_t offset = 0;
+  for (size_t column = 0; column < table.columns().size(); ++column) {
+    const ColumnType type = type_of_column(table, column);
+    size_t bytes = 8;
+    if (type == ColumnType::text) {
+      bytes = 1;
+      for (const auto& row : table.rows())
+        if (const auto* text = std::get_if<std::string>(&row[column])) bytes = std::max(bytes, text->size());
+    }
+    members.push_back({type, offset, bytes, member_type(type, bytes)});
+    offset += bytes;
+  }
+  return members;
+}
+
+void pack(const Cell& cell, const Member& member, char* target) {
+  const bool defined = !is_undefined(cell);
+  switch (member.type) {
+    case ColumnType::text:
+      if (defined) std::get<std::string>(cell).copy(target, member.bytes);
+      break;
+    case ColumnType::integer: {
+      const int64_t value = defined ? std::get<int64_t>(cell) : 0;
+      std::copy_n(reinterpret_cast<const char*>(&value), sizeof(value), target);
+      break;
+    }
+    case ColumnType::real: {
+      const double value = std::get<double>(cell);
+      std::copy_n(reinterpret_cast<const char*>(&value), sizeof(value), target);
+      break;
+    }
+  }
+}
+
+/// One column of a compound dataset, converted by HDF5 whatever its offset, width and byte order.
+std::vector<Cell> read_column(const h5::Id& dataset, const std::string& name, const h5::Id& stored,
+                              size_t rows) {
+  const H5T_class_t kind = H5Tget_class(stored);
+  const bool text_of_fixed_length = kind == H5T_STRING && H5Tis_variable_str(stored) == 0;
+  if (!text_of_fixed_length && kind != H5T_INTEGER && kind != H5T_FLOAT)
+    throw h5::Error("column " + name + " is neither a number nor a string of fixed length");
+  const ColumnType type = kind == H5T_STRING    ? ColumnType::text
+                          : kind == H5T_INTEGER ? ColumnType::integer
+                                                : ColumnType::real;
+  const size_t bytes = type == ColumnType::text ? H5Tget_size(stored) : 8;
+  const h5::Id wanted = member_type(type, bytes);
+  const h5::Id compound(H5Tcreate(H5T_COMPOUND, bytes), "make the type of column " + name);
+  h5::check(H5Tinsert(compound, name.c_str(), 0, wanted), "make the type of column " + name);
+  std::vector<char> packed(bytes * rows);
+  h5::read_all(dataset, compound, packed.data());
+
+  std::vector<Cell> cells;
+  for (const char* value = packed.data(); cells.size() < rows; value += bytes) {
+    if (type == ColumnType::text) {
+      const std::string text(value, bytes);
+      cells.emplace_back(text.substr(0, text.find('\0')));
+    } else if (type == ColumnType::integer) {
+      int64_t number = 0;
+      std::copy_n(value, sizeof(number), reinterpret_cast<char*>(&number));
+      cells.emplace_back(number);
+    } else {
+      double number = 0;
+      std::copy_n(value, sizeof(number), reinterpret_cast<char*>(&number));
+      cells.emplace_back(number);
+    }
+  }
+  return cells;
+}
+
+std::string member_name(const h5::Id& type, unsigned index) {
+  char* raw = H5Tget_member_name(type, index);
+  std::string name = raw ? raw : "";
+  H5free_memory(raw);
+  return name;
+}
+
+}  // namespace
+
+PointKeys::PointKeys(std::span<const PointResult> points) {
+  for (const PointResult& point : points)
+    for (const auto& [path, value] : point.parameters.values()) parameters_.insert(path);
+}
+
+std::vector<std::string> PointKeys::columns() const {
+  std::vector<std::string> columns{"point", "trace", "name", "selector"};
+  columns.insert(columns.end(), parameters_.begin(), parameters_.end());
+  return columns;
+}
+
+std::vector<Cell> PointKeys::cells(const PointResult& point) const {
+  std::vector<Cell> cells{point.id, point.trace, point.name, point.selector};
+  for (const std::string& path : parameters_) cells.push_back(parameter_cell(point.parameters, path));
+  return cells;
+}
+
+KeyedTable summary_table(std::span<const PointResult> points) {
+  const PointKeys keys(points);
+  const std::vector<std::string> metrics = metric_columns(points);
+  std::vector<std::string> columns = keys.columns();
+  const size_t n_keys = columns.size();
+  columns.insert(columns.end(), metrics.begin(), metrics.end());
+  Table table(std::move(columns));
+  for (const PointResult& point : points) {
+    std::vector<Cell> row = keys.cells(point);
+    for (const std::string& name : metrics) {
+      const auto value = defined_metric(point, name);
+      row.push_back(value ? Cell(*value) : undefined_cell());
+    }
+    table.add_row(std::move(row));
+  }
+  return {std::move(table), n_keys};
+}
+
+KeyedTable summary_over_traces(std::span<const PointResult> points) {
+  const PointKeys keys(points);
   const std::vector<std::string> metrics = metric_columns(points);
   std::vector<std::string> columns{"name", "selector"};
-  for (const auto& [path, absent] : parameters) columns.push_back(path);
+  columns.insert(columns.end(), keys.parameters().begin(), keys.parameters().end());
   columns.push_back("n_traces");
+  const size_t n_keys = columns.size();
   for (const std::string& name : metrics) {
     columns.push_back(name);
     columns.push_back(name + "_ci95");
   }
-  Table table(columns);
+  Table table(std::move(columns));
+
   std::vector<bool> taken(points.size(), false);
   for (size_t i = 0; i < points.size(); ++i) {
     if (taken[i]) continue;
+    const PointResult& first = points[i];
     std::vector<const PointResult*> group;
+    std::set<std::string> traces;
     for (size_t j = i; j < points.size(); ++j) {
-      if (points[j].name != points[i].name || points[j].selector != points[i].selector ||
-          points[j].parameters != points[i].parameters)
+      const PointResult& other = points[j];
+      if (other.name != first.name || other.selector != first.selector ||
+          other.parameters != first.parameters)
         continue;
       taken[j] = true;
-      group.push_back(&points[j]);
+      group.push_back(&other);
+      traces.insert(other.trace_digest);
     }
-    std::vector<Cell> row{points[i].name, points[i].selector};
-    append_parameters(row, parameters, points[i].parameters);
-    row.emplace_back(static_cast<int64_t>(group.size()));
+    std::vector<Cell> row{first.name, first.selector};
+    for (const std::string& path : keys.parameters()) row.push_back(parameter_cell(first.parameters, path));
+    row.emplace_back(static_cast<int64_t>(traces.size()));
     for (const std::string& name : metrics) {
       std::vector<double> values;
       for (const PointResult* point : group)
-        if (const double value = metric(*point, name); !std::isnan(value)) values.push_back(value);
-      const auto n = static_cast<double>(values.size());
-      double mean = 0, squares = 0;
-      for (const double value : values) mean += value / n;
-      for (const double value : values) squares += (value - mean) * (value - mean);
-      row.emplace_back(values.empty() ? undefined : mean);
-      row.emplace_back(values.size() < 2 ? undefined
-                                         : student_t(values.size() - 1) * std::sqrt(squares / (n - 1) / n));
+        if (const auto value = defined_metric(*point, name)) values.push_back(*value);
+      auto [mean, interval] = mean_and_interval(values);
+      row.push_back(std::move(mean));
+      row.push_back(std::move(interval));
     }
     table.add_row(std::move(row));
   }
-  return table;
+  return {std::move(table), n_keys};
 }
 
-void write_table(hid_t at, const std::string& name, const Table& table) {
-  const size_t n_columns = table.columns().size();
-  std::vector<size_t> offsets, sizes;
-  std::vector<size_t> kinds(n_columns, 2);  // as in Cell; a column without rows is float64
-  size_t row_bytes = 0;
-  for (size_t c = 0; c < n_columns; ++c) {
-    size_t length = 1;
-    for (const auto& row : table.rows()) {
-      kinds[c] = row[c].index();
-      if (const auto* text = std::get_if<std::string>(&row[c])) length = std::max(length, text->size());
-    }
-    offsets.push_back(row_bytes);
-    sizes.push_back(kinds[c] == 0 ? length : 8);
-    row_bytes += sizes.back();
-  }
+void write_table(hid_t at, const std::string& name, const KeyedTable& keyed) {
+  const Table& table = keyed.table;
+  const std::vector<Member> members = members_of(table);
+  const size_t row_bytes = members.back().offset + members.back().bytes;
   const h5::Id type(H5Tcreate(H5T_COMPOUND, row_bytes), "make the type of " + name);
-  for (size_t c = 0; c < n_columns; ++c) {
-    const h5::Id text = h5::fixed_string_type(sizes[c]);
-    const hid_t member = kinds[c] == 0   ? static_cast<hid_t>(text)
-                         : kinds[c] == 1 ? H5T_NATIVE_INT64
-                                         : H5T_NATIVE_DOUBLE;
-    h5::check(H5Tinsert(type, table.columns()[c].c_str(), offsets[c], member), "make the type of " + name);
-  }
+  for (size_t c = 0; c < members.size(); ++c)
+    h5::check(H5Tinsert(type, table.columns()[c].c_str(), members[c].offset, members[c].hdf5),
+              "make column " + table.columns()[c] + " of " + name);
   std::vector<char> packed(row_bytes * table.rows().size(), '\0');
   for (size_t r = 0; r < table.rows().size(); ++r)
-    for (size_t c = 0; c < n_columns; ++c) {
-      char* target = packed.data() + r * row_bytes + offsets[c];
-      const Cell& cell = table.rows()[r][c];
-      if (const auto* text = std::get_if<std::string>(&cell)) text->copy(target, sizes[c]);
-      if (const auto* number = std::get_if<int64_t>(&cell)) std::memcpy(target, number, 8);
-      if (const auto* value = std::get_if<double>(&cell)) std::memcpy(target, value, 8);
-    }
+    for (size_t c = 0; c < members.size(); ++c)
+      pack(table.rows()[r][c], members[c], packed.data() + r * row_bytes + members[c].offset);
   const h5::Id dataset = h5::create_dataset(at, name, type, {static_cast<int64_t>(table.rows().size())});
   h5::write_all(dataset, type, packed.data());
+  h5::write_integer(dataset, "key_columns", static_cast<int64_t>(keyed.n_keys));
+}
+
+KeyedTable read_table(hid_t at, const std::string& name) {
+  const h5::Id dataset = h5::open_dataset(at, name);
+  const h5::Id type(H5Dget_type(dataset), "read a type");
+  const std::vector<int64_t> shape = h5::shape_of(dataset);
+  if (H5Tget_class(type) != H5T_COMPOUND || shape.size() != 1) throw h5::Error("/" + name + " is no table");
+  const auto rows = static_cast<size_t>(shape[0]);
+  std::vector<std::string> columns;
+  std::vector<std::vector<Cell>> cells;
+  for (int member = 0; member < H5Tget_nmembers(type); ++member) {
+    const auto index = static_cast<unsigned>(member);
+    columns.push_back(member_name(type, index));
+    const h5::Id stored(H5Tget_member_type(type, index), "read a type");
+    cells.push_back(read_column(dataset, columns.back(), stored, rows));
+  }
+  const int64_t n_keys = h5::read_integer(dataset, "key_columns");
+  if (n_keys < 0 || n_keys > static_cast<int64_t>(columns.size()))
+    throw h5::Error("/" + name + ": attribute key_columns is out of range");
+  Table table(std::move(columns));
+  for (size_t row = 0; row < rows; ++row) {
+    std::vector<Cell> line;
+    for (auto& column : cells) line.push_back(std::move(column[row]));
+    table.add_row(std::move(line));
+  }
+  return {std::move(table), static_cast<size_t>(n_keys)};
 }
 
 }  // namespace hindsight

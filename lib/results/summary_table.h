@@ -1,6 +1,7 @@
 #pragma once
-// /summary: one compound row per point.
+// /summary: one compound row per point, and its mean over traces.
 
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,18 +12,34 @@
 
 namespace hindsight {
 
-/// The rows of points as a table: point, trace, name, selector, a column per parameter (sorted; NaN, 0 or ""
-/// where a point lacks it), then the summary values in order of first appearance (NaN where a point lacks
-/// one).
-Table summary_table(std::span<const PointResult> points);
+/// The columns that say which point a row is of: point, trace, name, selector, then every parameter that any
+/// of the points has, sorted by path.
+class PointKeys {
+ public:
+  explicit PointKeys(std::span<const PointResult> points);
+  std::vector<std::string> columns() const;
+  /// A parameter that the point lacks is undefined.
+  std::vector<Cell> cells(const PointResult& point) const;
+  const std::set<std::string>& parameters() const { return parameters_; }
 
-/// Means over traces of the points that share name, selector and parameters: n_traces, and for each summary
-/// value its mean and
-/// `<value>_ci95`, the half-width of the 95 % confidence interval t(0.975, n-1) * s / sqrt(n) (NaN for one
-/// trace).
-Table summary_over_traces(std::span<const PointResult> points);
+ private:
+  std::set<std::string> parameters_;
+};
 
-/// Writes a table as a compound dataset: strings of fixed length, int64, float64.
-void write_table(hid_t at, const std::string& name, const Table& table);
+/// A row per point: the keys, then the summary values in order of first appearance (undefined where a point
+/// lacks one).
+KeyedTable summary_table(std::span<const PointResult> points);
+
+/// Means over traces of the points that share name, selector and parameters. Keys: name, selector, the
+/// parameters, n_traces. For each summary value the mean of those that are defined, and `<value>_ci95`, the
+/// half-width of its 95 % confidence interval: t(0.975, n-1) * s / sqrt(n), with Student's t, the sample's
+/// standard deviation s and n defined values; undefined where n < 2.
+KeyedTable summary_over_traces(std::span<const PointResult> points);
+
+/// Writes a table as a compound dataset: strings of fixed length, int64, float64. An undefined cell is NaN, 0
+/// or "", as its column has it. Attribute key_columns: n_keys.
+void write_table(hid_t at, const std::string& name, const KeyedTable& table);
+/// Reads what write_table wrote. Throws h5::Error where the dataset is no such table.
+KeyedTable read_table(hid_t at, const std::string& name);
 
 }  // namespace hindsight
