@@ -7,8 +7,9 @@ namespace {
 
 UnitPolicy unit_policy_of(const ParameterSet& parameters) {
   UnitPolicy policy;
-  if (!parameters.has("gqa.unit")) return policy;
-  if (parameters.choice("gqa.unit") == "per_query_head") policy.unit = Unit::per_query_head;
+  if (parameters.has("gqa.unit") && parameters.choice("gqa.unit") == "per_query_head")
+    policy.unit = Unit::per_query_head;
+  if (!parameters.has("gqa.combine")) return policy;
   const std::string& combine = parameters.choice("gqa.combine");
   policy.combine = combine == "max" ? Combine::max : combine == "sum" ? Combine::sum : Combine::mean;
   return policy;
