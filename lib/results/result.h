@@ -5,12 +5,16 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "config/parameters.h"
 #include "core/series.h"
 
 namespace hindsight {
+
+/// Metrics and their values, in the order of their columns.
+using MetricValues = std::vector<std::pair<std::string, double>>;
 
 /// One finished point.
 struct PointResult {
@@ -21,8 +25,7 @@ struct PointResult {
   ParameterSet parameters;
   std::vector<Coordinate> coordinates;
   std::vector<Series> series;
-  std::vector<std::pair<std::string, double>>
-      summary;  ///< columns of /summary after the parameters, in order
+  MetricValues summary;  ///< columns of /summary after the parameters
 };
 
 }  // namespace hindsight

@@ -74,4 +74,10 @@ PointResult ResultReader::read(const std::string& id, bool with_series) const {
   }
 }
 
+std::vector<PointResult> ResultReader::read_all() const {
+  std::vector<PointResult> points;
+  for (const std::string& id : impl_->ids) points.push_back(read(id, false));
+  return points;
+}
+
 }  // namespace hindsight

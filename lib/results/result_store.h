@@ -52,6 +52,8 @@ class ResultReader {
   std::vector<std::string> point_ids() const;
   /// All of a point but the values of its series, unless `with_series`.
   PointResult read(const std::string& id, bool with_series) const;
+  /// All points in file order, without the values of their series.
+  std::vector<PointResult> read_all() const;
 
  private:
   struct Impl;

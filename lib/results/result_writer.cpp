@@ -130,7 +130,7 @@ struct ResultWriter::Impl {
   }
 
   void resume_from(const ResultReader& reader) {
-    for (const std::string& id : reader.point_ids()) finished.push_back(reader.read(id, false));
+    finished = reader.read_all();
     for (PointResult& point : finished) point.series.clear();
     // Traces that only the kept points were measured on.
     for (const auto& kept : reader.provenance().trace_digests)

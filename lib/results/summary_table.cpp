@@ -8,18 +8,24 @@
 namespace hindsight {
 namespace {
 
-std::vector<std::string> metric_columns(std::span<const PointResult> points) {
+std::vector<std::string> metric_columns(const std::vector<MetricValues>& metrics) {
   std::vector<std::string> columns;
   std::set<std::string> seen;
-  for (const PointResult& point : points)
-    for (const auto& [name, value] : point.summary)
+  for (const MetricValues& values : metrics)
+    for (const auto& [name, value] : values)
       if (seen.insert(name).second) columns.push_back(name);
   return columns;
 }
 
-std::optional<double> defined_metric(const PointResult& point, const std::string& name) {
-  for (const auto& [column, value] : point.summary)
-    if (column == name && !std::isnan(value)) return value;
+std::vector<MetricValues> summaries_of(std::span<const PointResult> points) {
+  std::vector<MetricValues> summaries;
+  for (const PointResult& point : points) summaries.push_back(point.summary);
+  return summaries;
+}
+
+std::optional<double> defined_value(const MetricValues& metrics, const std::string& name) {
+  for (const auto& [metric, value] : metrics)
+    if (metric == name && !std::isnan(value)) return value;
   return std::nullopt;
 }
 
@@ -172,17 +178,16 @@ std::vector<Cell> PointKeys::cells(const PointResult& point) const {
   return cells;
 }
 
-KeyedTable summary_table(std::span<const PointResult> points) {
-  const PointKeys keys(points);
-  const std::vector<std::string> metrics = metric_columns(points);
-  std::vector<std::string> columns = keys.columns();
-  const size_t n_keys = columns.size();
-  columns.insert(columns.end(), metrics.begin(), metrics.end());
-  Table table(std::move(columns));
-  for (const PointResult& point : points) {
-    std::vector<Cell> row = keys.cells(point);
-    for (const std::string& name : metrics) {
-      const auto value = defined_metric(point, name);
+KeyedTable join_metrics(std::vector<std::string> key_columns, std::vector<std::vector<Cell>> keys,
+                        const std::vector<MetricValues>& metrics) {
+  const size_t n_keys = key_columns.size();
+  const std::vector<std::string> names = metric_columns(metrics);
+  key_columns.insert(key_columns.end(), names.begin(), names.end());
+  Table table(std::move(key_columns));
+  for (size_t i = 0; i < keys.size(); ++i) {
+    std::vector<Cell> row = std::move(keys[i]);
+    for (const std::string& name : names) {
+      const auto value = defined_value(metrics[i], name);
       row.push_back(value ? Cell(*value) : undefined_cell());
     }
     table.add_row(std::move(row));
@@ -190,9 +195,16 @@ KeyedTable summary_table(std::span<const PointResult> points) {
   return {std::move(table), n_keys};
 }
 
+KeyedTable summary_table(std::span<const PointResult> points) {
+  const PointKeys keys(points);
+  std::vector<std::vector<Cell>> cells;
+  for (const PointResult& point : points) cells.push_back(keys.cells(point));
+  return join_metrics(keys.columns(), std::move(cells), summaries_of(points));
+}
+
 KeyedTable summary_over_traces(std::span<const PointResult> points) {
   const PointKeys keys(points);
-  const std::vector<std::string> metrics = metric_columns(points);
+  const std::vector<std::string> metrics = metric_columns(summaries_of(points));
   std::vector<std::string> columns{"name", "selector"};
   columns.insert(columns.end(), keys.parameters().begin(), keys.parameters().end());
   columns.push_back("n_traces");
@@ -224,7 +236,7 @@ KeyedTable summary_over_traces(std::span<const PointResult> points) {
     for (const std::string& name : metrics) {
       std::vector<double> values;
       for (const PointResult* point : group)
-        if (const auto value = defined_metric(*point, name)) values.push_back(*value);
+        if (const auto value = defined_value(point->summary, name)) values.push_back(*value);
       auto [mean, interval] = mean_and_interval(values);
       row.push_back(std::move(mean));
       row.push_back(std::move(interval));

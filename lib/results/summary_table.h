@@ -26,8 +26,11 @@ class PointKeys {
   std::set<std::string> parameters_;
 };
 
-/// A row per point: the keys, then the summary values in order of first appearance (undefined where a point
-/// lacks one).
+/// Rows of keys, each followed by its metrics in order of first appearance (undefined where a row lacks one).
+KeyedTable join_metrics(std::vector<std::string> key_columns, std::vector<std::vector<Cell>> keys,
+                        const std::vector<MetricValues>& metrics);
+
+/// A row per point: the keys, then its summary values.
 KeyedTable summary_table(std::span<const PointResult> points);
 
 /// Means over traces of the points that share name, selector and parameters. Keys: name, selector, the

@@ -1,0 +1,104 @@
+#include "results/comparison.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "results/key_metrics.h"
+#include "results/reduced_table.h"
+#include "results/summary_table.h"
+
+namespace hindsight {
+namespace {
+
+bool is_same_point(const PointResult& a, const PointResult& b) {
+  return a.name == b.name && a.selector == b.selector && a.parameters == b.parameters &&
+         a.trace_digest == b.trace_digest;
+}
+
+/// The index in `points` of the same point that is not `taken`: rather that of the same id (a file may hold
+/// a method over several ranges of steps).
+std::optional<size_t> find_same(const PointResult& wanted, const std::vector<PointResult>& points,
+                                const std::vector<bool>& taken) {
+  std::optional<size_t> found;
+  for (size_t i = 0; i < points.size(); ++i) {
+    if (taken[i] || !is_same_point(wanted, points[i])) continue;
+    if (points[i].id == wanted.id) return i;
+    if (!found) found = i;
+  }
+  return found;
+}
+
+std::string unmatched_line(const ResultReader& in, const PointResult& point) {
+  return fmt::format("only in {}: point {} ({}, {})", in.file().string(), point.id, point.name, point.trace);
+}
+
+std::vector<std::string> metrics_of(const PointResult& a, const PointResult& b) {
+  std::vector<std::string> names;
+  for (const PointResult* point : {&a, &b})
+    for (const auto& [name, value] : point->summary)
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  return names;
+}
+
+std::optional<double> metric_of(const PointResult& point, const std::string& name) {
+  for (const auto& [column, value] : point.summary)
+    if (column == name && !std::isnan(value)) return value;
+  return std::nullopt;
+}
+
+Cell as_cell(std::optional<double> value) { return value ? Cell(*value) : undefined_cell(); }
+
+}  // namespace
+
+Comparison compare(const ResultReader& a, const ResultReader& b) {
+  const std::vector<PointResult> points_a = a.read_all(), points_b = b.read_all();
+  const PointKeys keys(points_a);
+  std::vector<std::string> columns = keys.columns();
+  columns.push_back("metric");
+  const size_t n_keys = columns.size();
+  columns.insert(columns.end(), {"a", "b", "difference", "ratio"});
+  Comparison comparison{{Table(std::move(columns)), n_keys}, {}, 0};
+
+  std::vector<bool> taken(points_b.size(), false);
+  for (const PointResult& in_a : points_a) {
+    const auto match = find_same(in_a, points_b, taken);
+    if (!match) {
+      comparison.unmatched.push_back(unmatched_line(a, in_a));
+      continue;
+    }
+    taken[*match] = true;
+    const PointResult& in_b = points_b[*match];
+    if (in_a.id != in_b.id) ++comparison.n_other_range;
+    for (const std::string& metric : metrics_of(in_a, in_b)) {
+      const auto x = metric_of(in_a, metric), y = metric_of(in_b, metric);
+      if (!x && !y) continue;
+      std::vector<Cell> row = keys.cells(in_a);
+      row.emplace_back(metric);
+      row.push_back(as_cell(x));
+      row.push_back(as_cell(y));
+      row.push_back(x && y ? Cell(*y - *x) : undefined_cell());
+      row.push_back(x && y && *x != 0 ? Cell(*y / *x) : undefined_cell());
+      comparison.table.table.add_row(std::move(row));
+    }
+  }
+  for (size_t i = 0; i < points_b.size(); ++i)
+    if (!taken[i]) comparison.unmatched.push_back(unmatched_line(b, points_b[i]));
+  return comparison;
+}
+
+Table for_people(const Comparison& comparison) {
+  const auto& [table, n_keys] = comparison.table;
+  KeyedTable key_rows{Table(table.columns()), n_keys};
+  for (const auto& row : table.rows())
+    if (is_key_metric(cell_text(row[n_keys - 1]))) key_rows.table.add_row(row);
+  // The metric is named in a key; all that follows the keys is of it.
+  return reduce(key_rows, [&](const std::string& column) {
+    return std::find(table.columns().begin() + static_cast<std::ptrdiff_t>(n_keys), table.columns().end(),
+                     column) != table.columns().end();
+  });
+}
+
+}  // namespace hindsight

@@ -1,0 +1,16 @@
+#include "results/key_metrics.h"
+
+#include <algorithm>
+#include <array>
+
+namespace hindsight {
+
+bool is_key_metric(std::string_view column) {
+  static constexpr std::array<std::string_view, 10> names{
+      "rel_l2_first_mean",    "rel_l2_final_mean",       "mass_recall_final_mean", "effective_exposure_mean",
+      "page_overlap_mean",    "oracle_page_recall_mean", "bytes_kv_per_step",      "bytes_kv_mean",
+      "latency_us_total_p50", "latency_us_total_mean"};
+  return std::find(names.begin(), names.end(), column) != names.end();
+}
+
+}  // namespace hindsight

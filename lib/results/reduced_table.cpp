@@ -1,0 +1,88 @@
+#include "results/reduced_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <set>
+
+namespace hindsight {
+namespace {
+
+using Shows = std::function<bool(const std::string&)>;
+
+bool varies(const Table& table, size_t column) {
+  std::set<Cell> values;
+  for (const auto& row : table.rows())
+    if (!is_undefined(row[column])) values.insert(row[column]);
+  return values.size() > 1;
+}
+
+bool is_defined_anywhere(const Table& table, size_t column) {
+  return std::any_of(table.rows().begin(), table.rows().end(),
+                     [&](const auto& row) { return !is_undefined(row[column]); });
+}
+
+/// Keys that say what the table is about, even where there is but one of each.
+bool is_always_shown(const std::string& key) {
+  static constexpr std::array<const char*, 7> names{"name",      "n_traces", "layer", "q_head",
+                                                    "step_from", "step_to",  "metric"};
+  return std::find(names.begin(), names.end(), key) != names.end();
+}
+
+/// Whether two rows have the same text in all of these columns.
+bool rows_are_alike(const Table& table, const std::vector<size_t>& columns) {
+  std::set<std::vector<std::string>> seen;
+  for (const auto& row : table.rows()) {
+    std::vector<std::string> texts;
+    for (const size_t column : columns) texts.push_back(cell_text(row[column]));
+    if (!seen.insert(std::move(texts)).second) return true;
+  }
+  return false;
+}
+
+std::vector<size_t> columns_to_show(const KeyedTable& keyed, const Shows& shows) {
+  const Table& table = keyed.table;
+  std::vector<size_t> shown;
+  const bool has_point = keyed.n_keys > 0 && table.columns().front() == "point";
+  for (size_t c = has_point ? 1 : 0; c < keyed.n_keys; ++c) {
+    const std::string& key = table.columns()[c];
+    if (is_always_shown(key) || shows(key) || varies(table, c)) shown.push_back(c);
+  }
+  if (has_point && (shows("point") || rows_are_alike(table, shown))) shown.insert(shown.begin(), 0);
+  for (size_t c = keyed.n_keys; c < table.columns().size(); ++c)
+    if (shows(table.columns()[c]) && is_defined_anywhere(table, c)) shown.push_back(c);
+  return shown;
+}
+
+/// The interval of the mean in `column`, where there is one.
+std::optional<double> interval_of(const Table& table, const std::vector<Cell>& row, size_t column) {
+  const size_t next = column + 1;
+  if (next >= row.size() || table.columns()[next] != table.columns()[column] + "_ci95" ||
+      is_undefined(row[next]))
+    return std::nullopt;
+  return std::get<double>(row[next]);
+}
+
+}  // namespace
+
+Table reduce(const KeyedTable& keyed, const Shows& shows) {
+  const Table& table = keyed.table;
+  const std::vector<size_t> shown = columns_to_show(keyed, shows);
+  std::vector<std::string> columns;
+  for (const size_t column : shown) columns.push_back(table.columns()[column]);
+  Table reduced(std::move(columns));
+  for (const auto& row : table.rows()) {
+    std::vector<Cell> cells;
+    for (const size_t column : shown) {
+      const auto interval = interval_of(table, row, column);
+      cells.push_back(interval ? Cell(fmt::format("{} ± {:.2g}", cell_text(row[column]), *interval))
+                               : row[column]);
+    }
+    reduced.add_row(std::move(cells));
+  }
+  return reduced;
+}
+
+}  // namespace hindsight
