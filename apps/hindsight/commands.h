@@ -1,6 +1,7 @@
 #pragma once
-// The subcommands, one file each. A command parses its options and, when chosen, sets CommandLine::action; main runs it, prints the
-// error if there is one, and exits with its status. Results go to files, tables to stdout, everything else to stderr.
+// The subcommands, one file each. A command parses its options and, when chosen, sets CommandLine::action;
+// main runs it, prints the error if there is one, and exits with its status. Results go to files, tables to
+// stdout, everything else to stderr.
 
 #include <CLI/CLI.hpp>
 #include <functional>
