@@ -1,0 +1,319 @@
+// Configurations are expanded as written; broken ones are refused with every place of what is wrong.
+
+#include "config/sweep_plan.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "core/error.h"
+#include "support/temp_dir.h"
+#include "support/test_catalog.h"
+
+namespace hindsight::test {
+namespace {
+
+SweepPlan load(const TempDir& dir, const std::string& yaml, const PlanOverrides& overrides = {}) {
+  std::ofstream(dir / "c.yaml") << yaml;
+  return load_plan(dir / "c.yaml", test_catalog(), overrides);
+}
+
+std::string rendered(const SweepPlan& plan) {
+  std::string text;
+  for (const MethodPoint& point : plan.points) {
+    text += point.name + " " + point.selector;
+    for (const auto& [path, value] : point.parameters.values())
+      text +=
+          fmt::format(" {}={}", path, std::visit([](const auto& v) { return fmt::format("{}", v); }, value));
+    text += "\n";
+  }
+  return text;
+}
+
+constexpr const char* whole = R"(version: 1
+traces: [a.h5, sub/b.h5]
+layers: [2, 5]
+steps: {from: 3, count: 40}
+device: cpu
+measure: [latency]
+repeats: 7
+batch: 2
+output: out/r.h5
+defaults: {page_size: 32, budget: {ratio: 0.5}, gqa.combine: max}
+methods:
+  - {name: full, selector: dense}
+  - name: retro
+    selector: quest
+    grid: {budget.ratio: [0.1, 0.2], retro.window: [2, 4]}
+  - name: pairs
+    selector: quest
+    page_size: 8
+    zip: {budget.tokens: [64, 128], k_min: [1, 2]}
+)";
+
+TEST(SweepPlan, ExpandsGridsAndZipsInTheOrderWritten) {
+  const TempDir dir;
+  const SweepPlan plan = load(dir, whole);
+  EXPECT_EQ(rendered(plan), R"(full dense dense_layers=2 page_size=32
+retro quest budget.min_tokens=0 budget.ratio=0.1 dense_layers=2 gqa.combine=max gqa.unit=per_kv_head k_min=3 page_size=32 retro.window=2
+retro quest budget.min_tokens=0 budget.ratio=0.1 dense_layers=2 gqa.combine=max gqa.unit=per_kv_head k_min=3 page_size=32 retro.window=4
+retro quest budget.min_tokens=0 budget.ratio=0.2 dense_layers=2 gqa.combine=max gqa.unit=per_kv_head k_min=3 page_size=32 retro.window=2
+retro quest budget.min_tokens=0 budget.ratio=0.2 dense_layers=2 gqa.combine=max gqa.unit=per_kv_head k_min=3 page_size=32 retro.window=4
+pairs quest budget.tokens=64 dense_layers=2 gqa.combine=max gqa.unit=per_kv_head k_min=1 page_size=8
+pairs quest budget.tokens=128 dense_layers=2 gqa.combine=max gqa.unit=per_kv_head k_min=2 page_size=8
+)");
+  EXPECT_EQ(plan.traces, (std::vector<std::filesystem::path>{dir / "a.h5", dir / "sub/b.h5"}));
+  EXPECT_EQ(plan.layers, (std::vector<int64_t>{2, 5}));
+  EXPECT_EQ(plan.steps.from, 3);
+  EXPECT_EQ(plan.steps.count, 40);
+  EXPECT_EQ(plan.device, "cpu");
+  EXPECT_FALSE(plan.measure_fidelity);
+  EXPECT_TRUE(plan.measure_latency);
+  EXPECT_EQ(plan.repeats, 7);
+  EXPECT_EQ(plan.batch, 2);
+  EXPECT_EQ(plan.output, dir / "out/r.h5");
+}
+
+TEST(SweepPlan, WhatIsNotSaidHasADefault) {
+  const TempDir dir;
+  const SweepPlan plan = load(dir, "version: 1\ntraces: a.h5\nmethods: [{name: d, selector: dense}]\n");
+  EXPECT_EQ(plan.device, "auto");
+  EXPECT_TRUE(plan.measure_fidelity);
+  EXPECT_FALSE(plan.measure_latency);
+  EXPECT_EQ(plan.repeats, 20);
+  EXPECT_EQ(plan.batch, 1);
+  EXPECT_EQ(plan.steps.from, 0);
+  EXPECT_FALSE(plan.steps.count);
+  EXPECT_FALSE(plan.layers);
+  EXPECT_EQ(plan.output, dir / "results/c.h5");
+}
+
+TEST(SweepPlan, OverridesReplaceValuesAndAxes) {
+  const TempDir dir;
+  PlanOverrides overrides;
+  overrides.set = {"methods.retro.budget.ratio=0.3", "steps.count=5", "layers=[1]", "repeats=2",
+                   "traces=[z.h5]"};
+  overrides.output = "elsewhere.h5";
+  overrides.device = "cuda:1";
+  const SweepPlan plan = load(dir, whole, overrides);
+  ASSERT_EQ(plan.points.size(), 5u);
+  EXPECT_EQ(plan.points[1].parameters.real("budget.ratio"), 0.3);
+  EXPECT_EQ(plan.points[2].parameters.integer("retro.window"), 4);
+  EXPECT_EQ(plan.steps.count, 5);
+  EXPECT_EQ(plan.layers, std::vector<int64_t>{1});
+  EXPECT_EQ(plan.output, "elsewhere.h5");
+  EXPECT_EQ(plan.device, "cuda:1");
+  EXPECT_EQ(plan.traces, std::vector<std::filesystem::path>{dir / "z.h5"});
+}
+
+TEST(SweepPlan, TheResolvedConfigurationIsTheSameSweep) {
+  const TempDir dir;
+  const SweepPlan plan = load(dir, whole);
+  const SweepPlan again = load(dir, plan.resolved_yaml);
+  EXPECT_EQ(rendered(plan), rendered(again));
+  EXPECT_EQ(plan.resolved_yaml, again.resolved_yaml);
+}
+
+TEST(SweepPlan, GlobsAreExpandedSortedAndWithoutDuplicates) {
+  const TempDir dir;
+  for (const char* name : {"b.h5", "a.h5", "c.txt"}) std::ofstream(dir / name) << "";
+  const SweepPlan plan =
+      load(dir, "version: 1\ntraces: ['*.h5', a.h5]\nmethods: [{name: d, selector: dense}]\n");
+  EXPECT_EQ(plan.traces, (std::vector<std::filesystem::path>{dir / "a.h5", dir / "b.h5"}));
+}
+
+TEST(PointId, DependsOnWhatIsComputedAndNothingElse) {
+  const TempDir dir;
+  const SweepPlan plan = load(dir, whole);
+  const auto id = [&](const MethodPoint& point) { return point_id(point, plan.steps, {2, 5}, "digest"); };
+  EXPECT_EQ(id(plan.points[1]).size(), 16u);
+  EXPECT_NE(id(plan.points[1]), id(plan.points[2]));
+  EXPECT_EQ(id(plan.points[1]), id(load(dir, whole, {{"repeats=3"}, "other.h5", "cpu"}).points[1]));
+  EXPECT_NE(id(plan.points[1]), point_id(plan.points[1], plan.steps, {2, 5}, "another"));
+  EXPECT_NE(id(plan.points[1]), point_id(plan.points[1], plan.steps, {2}, "digest"));
+  EXPECT_NE(id(plan.points[1]), point_id(plan.points[1], {0, 40}, {2, 5}, "digest"));
+}
+
+struct Broken {
+  std::string name, yaml, place, fragment;
+};
+
+/// A good configuration with one top-level line more (line 4), or another method.
+std::string with(const std::string& line) {
+  return "version: 1\ntraces: [a.h5]\nmethods: [{name: d, selector: dense}]\n" + line + "\n";
+}
+std::string method(const std::string& entry) {
+  return "version: 1\ntraces: [a.h5]\nmethods:\n  - " + entry + "\n";
+}
+
+std::vector<Broken> broken_configurations() {
+  return {
+      {"Empty", "", ":1:1", "empty"},
+      {"OnlyComments", "# nothing\n", ":1:1", "empty"},
+      {"Null", "~\n", ":1:1", "empty"},
+      {"NotYaml", "version: 1\ntraces: [a.h5\nmethods: x: y", ":3:", "not YAML"},
+      {"Tab", "version: 1\ntraces:\n\t- a.h5\n", ":3:", "not YAML"},
+      {"AList", "- version: 1\n", ":1:1", "a map"},
+      {"AScalar", "hello\n", ":1:1", "a map"},
+      {"TwoDocuments", with("") + "---\nversion: 1\n", ":6:1", "2 documents"},
+      {"NoVersion", "traces: [a.h5]\nmethods: [{name: d, selector: dense}]\n", ":1:1", "version is missing"},
+      {"VersionTwo", "version: 2\ntraces: [a.h5]\nmethods: [{name: d, selector: dense}]\n", ":1:10",
+       "2 is not known"},
+      {"VersionQuoted", "version: \"1\"\ntraces: [a.h5]\nmethods: [{name: d, selector: dense}]\n", ":1:10",
+       "integer"},
+      {"NoTraces", "version: 1\nmethods: [{name: d, selector: dense}]\n", ":1:1", "traces is missing"},
+      {"TracesEmpty", "version: 1\ntraces: []\nmethods: [{name: d, selector: dense}]\n", ":2:9", "is empty"},
+      {"TracesMap", "version: 1\ntraces: {a: b}\nmethods: [{name: d, selector: dense}]\n", ":2:9", "a map"},
+      {"TraceNull", "version: 1\ntraces: [~]\nmethods: [{name: d, selector: dense}]\n", ":2:10", "a text"},
+      {"NoMethods", "version: 1\ntraces: [a.h5]\n", ":1:1", "methods is missing"},
+      {"MethodsEmpty", "version: 1\ntraces: [a.h5]\nmethods: []\n", ":3:10", "is empty"},
+      {"MethodsMap", "version: 1\ntraces: [a.h5]\nmethods: {name: d}\n", ":3:10", "list"},
+      {"UnknownKey", with("repeat: 3"), ":4:9", "did you mean repeats"},
+      {"MergeKey", with("<<: {repeats: 3}"), ":4:", "is not known"},
+      {"DuplicateKey", with("version: 1"), ":4:1", "stands here twice"},
+      {"RepeatsZero", with("repeats: 0"), ":4:10", "at least 1"},
+      {"RepeatsOctal", with("repeats: 010"), ":4:10", "leading zero"},
+      {"RepeatsReal", with("repeats: 2.5"), ":4:10", "integer"},
+      {"RepeatsNull", with("repeats:"), ":4:1", "is nothing"},
+      {"RepeatsHuge", with("repeats: 99999999999999999999"), ":4:10", "too large"},
+      {"RepeatsList", with("repeats: [1]"), ":4:10", "a list"},
+      {"BatchNegative", with("batch: -1"), ":4:8", "at least 1"},
+      {"LayersText", with("layers: some"), ":4:9", "all, or a list"},
+      {"LayersEmpty", with("layers: []"), ":4:9", "is empty"},
+      {"LayersNegative", with("layers: [2, -1]"), ":4:13", "at least 0"},
+      {"LayersTwice", with("layers: [2, 2]"), ":4:13", "stands twice"},
+      {"StepsUnknown", with("steps: {start: 3}"), ":4:16", "did you mean"},
+      {"StepsNone", with("steps: {count: 0}"), ":4:16", "at least 1"},
+      {"StepsScalar", with("steps: 5"), ":4:8", "a map"},
+      {"DeviceUnknown", with("device: gpu"), ":4:9", "auto, cpu, cuda"},
+      {"DeviceNumber", with("device: cuda:x"), ":4:9", "auto, cpu, cuda"},
+      {"MeasureUnknown", with("measure: [fidelty]"), ":4:11", "did you mean fidelity"},
+      {"MeasureEmpty", with("measure: []"), ":4:10", "is empty"},
+      {"MeasureTwice", with("measure: [latency, latency]"), ":4:20", "stands twice"},
+      {"OutputMap", with("output: {a: b}"), ":4:9", "a text"},
+      {"DefaultsUnknown", with("defaults: {page_sise: 8}"), ":4:23", "did you mean page_size"},
+      {"DefaultsRefinement", with("defaults: {retro: {window: 2}}"), ":4:28", "refinement"},
+      {"DefaultsOutOfRange", with("defaults: {page_size: 0}"), ":4:23", "out of range"},
+      {"MethodScalar", method("quest"), ":4:5", "a map"},
+      {"NoName", method("{selector: dense}"), ":4:5", "name is missing"},
+      {"NoSelector", method("{name: q}"), ":4:5", "selector is missing"},
+      {"UnknownSelector", method("{name: q, selector: qest, budget.ratio: 0.1}"), ":4:25",
+       "did you mean quest"},
+      {"DuplicateName", method("{name: d, selector: dense}\n  - {name: d, selector: dense}"), ":5:12",
+       "is taken"},
+      {"UnknownParameter", method("{name: q, selector: quest, budget: {ration: 0.1}}"), ":4:49",
+       "did you mean budget.ratio"},
+      {"ParameterOfAnother", method("{name: d, selector: dense, k_min: 3}"), ":4:39", "no parameter k_min"},
+      {"NoBudget", method("{name: q, selector: quest}"), ":4:5", "needs a budget"},
+      {"TwoBudgets", method("{name: q, selector: quest, budget: {ratio: 0.1, tokens: 64}}"), ":4:48",
+       "contradicts"},
+      {"MinTokensOfTokens", method("{name: q, selector: quest, budget: {tokens: 64, min_tokens: 8}}"),
+       ":4:65", "no meaning"},
+      {"RatioZero", method("{name: q, selector: quest, budget.ratio: 0}"), ":4:46", "out of range"},
+      {"RatioAboveOne", method("{name: q, selector: quest, budget.ratio: 1.5}"), ":4:46", "above 0 to 1"},
+      {"RatioNaN", method("{name: q, selector: quest, budget.ratio: .nan}"), ":4:46", "a number"},
+      {"RatioText", method("{name: q, selector: quest, budget.ratio: \"0.1\"}"), ":4:46", "a number"},
+      {"RatioHex", method("{name: q, selector: quest, budget.ratio: 0x1}"), ":4:46", "a number"},
+      {"UnknownChoice", method("{name: q, selector: quest, budget.ratio: 0.1, gqa: {combine: average}}"),
+       ":4:66", "did you mean"},
+      {"GivenTwice", method("{name: q, selector: quest, budget: {ratio: 0.1}, budget.ratio: 0.2}"), ":4:68",
+       "given twice"},
+      {"GridAndValue", method("{name: q, selector: quest, budget.ratio: 0.1, grid: {budget.ratio: [0.2]}}"),
+       ":4:72", "given twice"},
+      {"GridEmpty", method("{name: q, selector: quest, grid: {}}"), ":4:38", "grid is empty"},
+      {"GridEmptyList", method("{name: q, selector: quest, grid: {budget.ratio: []}}"), ":4:53", "is empty"},
+      {"GridScalar", method("{name: q, selector: quest, grid: {budget.ratio: 0.1}}"), ":4:53", "a list"},
+      {"GridRepeats", method("{name: q, selector: quest, grid: {budget.ratio: [0.1, 0.1]}}"), ":4:59",
+       "stands twice"},
+      {"ZipUneven", method("{name: q, selector: quest, zip: {budget.ratio: [0.1, 0.2], k_min: [1]}}"),
+       ":4:71", "as many"},
+      {"WindowZero", method("{name: q, selector: quest, budget.ratio: 0.1, retro: {window: 0}}"), ":4:67",
+       "out of range"},
+      {"RetroOnEvictor", method("{name: s, selector: streaming, budget.ratio: 0.1, retro: {window: 2}}"),
+       ":4:71", "streaming evicts"},
+      {"EmptyMap", method("{name: q, selector: quest, budget: {}}"), ":4:40", "empty map"},
+      {"Deep",
+       with("steps: {from: {a: {b: {c: {d: {e: {f: {g: {h: {i: {j: {k: {l: {m: {n: {o: {p: "
+            "1}}}}}}}}}}}}}}}}}"),
+       ":4:", "nested"},
+  };
+}
+
+class BrokenConfiguration : public ::testing::TestWithParam<Broken> {};
+
+TEST_P(BrokenConfiguration, IsRefusedWithItsPlaceAndWhatIsWrong) {
+  const TempDir dir;
+  try {
+    load(dir, GetParam().yaml);
+    FAIL() << "was accepted";
+  } catch (const ConfigError& error) {
+    const std::string message = error.what(), place = (dir / "c.yaml").string() + GetParam().place;
+    EXPECT_EQ(error.exit_status(), ExitStatus::usage);
+    EXPECT_NE(message.find(place), std::string::npos) << message;
+    EXPECT_NE(message.find(GetParam().fragment), std::string::npos) << message;
+    std::istringstream lines(message);
+    for (std::string line; std::getline(lines, line);)
+      EXPECT_EQ(line.rfind((dir / "c.yaml").string() + ":", 0), 0u) << "a line without a place: " << line;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, BrokenConfiguration, ::testing::ValuesIn(broken_configurations()),
+                         [](const auto& broken) { return broken.param.name; });
+
+TEST(BrokenConfiguration, AllProblemsAreReportedAtOnce) {
+  const TempDir dir;
+  try {
+    load(dir, with("repeats: 0\nbatch: x\ndevice: gpu"));
+    FAIL();
+  } catch (const ConfigError& error) {
+    const std::string message = error.what();
+    EXPECT_EQ(std::count(message.begin(), message.end(), '\n'), 2) << message;
+  }
+}
+
+TEST(BrokenConfiguration, MissingFileAndFolder) {
+  const TempDir dir;
+  EXPECT_THROW(load_plan(dir / "none.yaml", test_catalog()), ConfigError);
+  EXPECT_THROW(load_plan(dir.path(), test_catalog()), ConfigError);
+}
+
+TEST(BrokenConfiguration, ManyAliasesAreNoBomb) {
+  const TempDir dir;
+  std::string yaml = "a: &a [x, x, x, x, x, x, x, x, x]\n";
+  for (char c = 'b'; c < 'j'; ++c) {
+    yaml += fmt::format("{}: &{} [", c, c);
+    for (int i = 0; i < 9; ++i) yaml += fmt::format("*{}{}", static_cast<char>(c - 1), i < 8 ? ", " : "]\n");
+  }
+  EXPECT_THROW(load(dir, yaml), ConfigError);
+}
+
+TEST(BrokenConfiguration, GlobWithoutAMatchIsATraceError) {
+  const TempDir dir;
+  EXPECT_THROW(load(dir, "version: 1\ntraces: ['*.h5']\nmethods: [{name: d, selector: dense}]\n"),
+               TraceError);
+}
+
+TEST(BrokenOverride, NamesTheArgument) {
+  const TempDir dir;
+  for (const auto& [set, fragment] :
+       std::vector<std::pair<std::string, std::string>>{{"repeats", "no path=value"},
+                                                        {"=5", "no path=value"},
+                                                        {"repeats=none", "integer"},
+                                                        {"repets=5", "did you mean repeats"},
+                                                        {"methods.nobody.k_min=5", "nothing that can be set"},
+                                                        {"methods.d.page_sise=5", "did you mean page_size"},
+                                                        {"methods.d.page_size=0", "out of range"},
+                                                        {"layers=[a", "not YAML"}}) {
+    try {
+      load(dir, with(""), {{set}, std::nullopt, std::nullopt});
+      FAIL() << set << " was accepted";
+    } catch (const ConfigError& error) {
+      EXPECT_NE(std::string(error.what()).find("--set " + set), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(fragment), std::string::npos) << error.what();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace hindsight::test
