@@ -93,11 +93,14 @@ Table for_people(const Comparison& comparison) {
   const auto& [table, n_keys] = comparison.table;
   KeyedTable key_rows{Table(table.columns()), n_keys};
   for (const auto& row : table.rows())
-    if (is_key_metric(cell_text(row[n_keys - 1]))) key_rows.table.add_row(row);
-  // The metric is named in a key; all that follows the keys is of it.
-  return reduce(key_rows, [&](const std::string& column) {
-    return std::find(table.columns().begin() + static_cast<std::ptrdiff_t>(n_keys), table.columns().end(),
-                     column) != table.columns().end();
+    if (key_metric_rank(cell_text(row[n_keys - 1]))) key_rows.table.add_row(row);
+  // The last key names the metric; all that follows is of it.
+  return reduce(key_rows, [&](const std::string& column) -> std::optional<size_t> {
+    const auto& columns = table.columns();
+    const auto measured = columns.begin() + static_cast<std::ptrdiff_t>(n_keys);
+    const auto found = std::find(measured, columns.end(), column);
+    if (found == columns.end()) return std::nullopt;
+    return static_cast<size_t>(found - measured);
   });
 }
 

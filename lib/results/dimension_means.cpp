@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <optional>
 
 namespace hindsight {
@@ -67,21 +68,30 @@ class Places {
   size_t count_ = 0;
 };
 
-std::vector<double> means_of(const Series& series, size_t axis,
-                             const std::vector<std::vector<size_t>>& places, size_t count) {
+/// The defined values of a series at each place.
+std::vector<std::vector<double>> values_at(const Series& series, size_t axis,
+                                           const std::vector<std::vector<size_t>>& places, size_t count) {
   size_t inner = 1;
   for (size_t a = axis + 1; a < series.shape.size(); ++a) inner *= static_cast<size_t>(series.shape[a]);
-  std::vector<double> sums(count, 0), counts(count, 0);
+  std::vector<std::vector<double>> values(count);
   for (size_t i = 0; i < series.values.size(); ++i) {
     if (std::isnan(series.values[i])) continue;
-    for (const size_t place : places[i / inner % places.size()]) {
-      sums[place] += series.values[i];
-      counts[place] += 1;
-    }
+    for (const size_t place : places[i / inner % places.size()]) values[place].push_back(series.values[i]);
   }
-  for (size_t place = 0; place < count; ++place)
-    sums[place] = counts[place] > 0 ? sums[place] / counts[place] : std::numeric_limits<double>::quiet_NaN();
-  return sums;
+  return values;
+}
+
+double mean(const std::vector<double>& values) {
+  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+/// The smallest value that at least half of the values do not exceed, as in /summary.
+double median(std::vector<double> values) {
+  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
 }
 
 }  // namespace
@@ -102,9 +112,12 @@ std::vector<DimensionMean> dimension_means(const PointResult& point, Along along
     for (size_t axis = 0; axis < series.dimensions.size(); ++axis) {
       const auto belonging = places.places_of(series.dimensions[axis], series.shape[axis]);
       if (!belonging) continue;
-      const std::vector<double> means = means_of(series, axis, *belonging, places.count());
-      for (size_t place = 0; place < means.size(); ++place)
-        rows[place].means.emplace_back(series.name + "_mean", means[place]);
+      const auto values = values_at(series, axis, *belonging, places.count());
+      // A mean of latencies would say more of the machine's other work than of the method.
+      const bool is_latency = series.name.starts_with("latency_");
+      const std::string name = series.name + (is_latency ? "_p50" : "_mean");
+      for (size_t place = 0; place < values.size(); ++place)
+        rows[place].means.emplace_back(name, is_latency ? median(values[place]) : mean(values[place]));
       any = true;
       break;
     }

@@ -1,5 +1,5 @@
 #pragma once
-// Means of a point's series over all dimensions but one.
+// Means of a point's series (of latencies medians) over all dimensions but one.
 
 #include <cstdint>
 #include <string>
@@ -18,7 +18,7 @@ std::vector<std::string> label_columns(Along along);
 /// One place along the dimension: a layer, a query head, a range of steps.
 struct DimensionMean {
   std::vector<int64_t> label;  ///< as label_columns
-  MetricValues means;          ///< "<series>_mean"; NaN where nothing is defined
+  MetricValues means;          ///< "<series>_mean", "latency_..._p50"; NaN where nothing is defined
 };
 
 /// The means of every series of reals that has the dimension (a head has that of its selection unit; steps

@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <array>
-#include <optional>
 #include <set>
+#include <utility>
+#include <vector>
 
 namespace hindsight {
 namespace {
-
-using Shows = std::function<bool(const std::string&)>;
 
 bool varies(const Table& table, size_t column) {
   std::set<Cell> values;
@@ -42,18 +41,27 @@ bool rows_are_alike(const Table& table, const std::vector<size_t>& columns) {
   return false;
 }
 
-std::vector<size_t> columns_to_show(const KeyedTable& keyed, const Shows& shows) {
+std::vector<size_t> columns_to_show(const KeyedTable& keyed, const ColumnRank& rank) {
   const Table& table = keyed.table;
   std::vector<size_t> shown;
   const bool has_point = keyed.n_keys > 0 && table.columns().front() == "point";
   for (size_t c = has_point ? 1 : 0; c < keyed.n_keys; ++c) {
     const std::string& key = table.columns()[c];
-    if (is_always_shown(key) || shows(key) || varies(table, c)) shown.push_back(c);
+    if (rank(key) || is_always_shown(key) || (key != "selector" && varies(table, c))) shown.push_back(c);
   }
-  if (has_point && (shows("point") || rows_are_alike(table, shown))) shown.insert(shown.begin(), 0);
+  if (has_point && (rank("point") || rows_are_alike(table, shown))) shown.insert(shown.begin(), 0);
+  std::vector<std::pair<size_t, size_t>> measured;  // rank, column
   for (size_t c = keyed.n_keys; c < table.columns().size(); ++c)
-    if (shows(table.columns()[c]) && is_defined_anywhere(table, c)) shown.push_back(c);
+    if (const auto place = rank(table.columns()[c]); place && is_defined_anywhere(table, c))
+      measured.emplace_back(*place, c);
+  std::sort(measured.begin(), measured.end());
+  for (const auto& [place, column] : measured) shown.push_back(column);
   return shown;
+}
+
+/// "0.441±0.1": as many digits as the eye compares.
+std::string with_interval(double mean, double interval) {
+  return fmt::format("{:.3g}±{:.1g}", mean, interval);
 }
 
 /// The interval of the mean in `column`, where there is one.
@@ -67,9 +75,9 @@ std::optional<double> interval_of(const Table& table, const std::vector<Cell>& r
 
 }  // namespace
 
-Table reduce(const KeyedTable& keyed, const Shows& shows) {
+Table reduce(const KeyedTable& keyed, const ColumnRank& rank) {
   const Table& table = keyed.table;
-  const std::vector<size_t> shown = columns_to_show(keyed, shows);
+  const std::vector<size_t> shown = columns_to_show(keyed, rank);
   std::vector<std::string> columns;
   for (const size_t column : shown) columns.push_back(table.columns()[column]);
   Table reduced(std::move(columns));
@@ -77,8 +85,7 @@ Table reduce(const KeyedTable& keyed, const Shows& shows) {
     std::vector<Cell> cells;
     for (const size_t column : shown) {
       const auto interval = interval_of(table, row, column);
-      cells.push_back(interval ? Cell(fmt::format("{} ± {:.2g}", cell_text(row[column]), *interval))
-                               : row[column]);
+      cells.push_back(interval ? Cell(with_interval(std::get<double>(row[column]), *interval)) : row[column]);
     }
     reduced.add_row(std::move(cells));
   }

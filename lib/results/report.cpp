@@ -70,7 +70,11 @@ void sort_report(KeyedTable& report, const std::string& column) {
 }
 
 Table for_people(const KeyedTable& report, const std::string& also) {
-  return reduce(report, [&](const std::string& column) { return column == also || is_key_metric(column); });
+  const size_t after_the_others = report.table.columns().size();
+  return reduce(report, [&](const std::string& column) {
+    const auto rank = key_metric_rank(column);
+    return rank || column != also ? rank : std::optional(after_the_others);
+  });
 }
 
 }  // namespace hindsight

@@ -27,7 +27,9 @@ ResultReader::ResultReader(const std::filesystem::path& file) : impl_(std::make_
     impl_->hdf5 = h5::open_file(file);
     const h5::Id& root = impl_->hdf5;
     if (!h5::has_attribute(root, "format") || h5::read_string(root, "format") != "hindsight-result")
-      throw EnvironmentError(fmt::format("{}: attribute format: no result file of hindsight", file.string()));
+      throw EnvironmentError(fmt::format(
+          "{}: attribute format: not hindsight-result; a file that hindsight run wrote would be right",
+          file.string()));
     if (const int64_t version = h5::read_integer(root, "format_version"); version != 1)
       throw ConfigError(fmt::format("{}: attribute format_version: version {} is not known; 1 would be right",
                                     file.string(), version));
