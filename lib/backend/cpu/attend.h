@@ -5,8 +5,14 @@
 
 namespace hindsight::cpu {
 
-/// Backend::attend. The listed pages are gathered once for all w*G rows of the unit; what a row may not see
-/// is masked in the logits.
+/// Tokens [first, first + count) of a page that a query may see.
+struct VisibleTokens {
+  int64_t first = 0, count = 0;
+};
+
+/// Backend::attend. A slot gathers what its query is to be shown and nothing else: past queries have seen
+/// most of the pages, so their share of the work is small. A query's result has the same bits whatever the
+/// window around it.
 template <class Real>
 void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block& block, UnitPolicy policy,
             View<int32_t, 3> pages, View<int32_t, 2> count, View<int32_t, 3> previous, int64_t window,
@@ -17,50 +23,44 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
 #pragma omp parallel
   {
     Matrix<Real> keys, values, queries, weights, unit_out;
+    std::vector<VisibleTokens> visible;
 #pragma omp for collapse(2) schedule(dynamic, 8)
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t u = 0; u < units; ++u) {
         const BlockStep step = block.steps[i];
         const int64_t kv_head = u * heads / layer.group();
         const auto& sequence = cache.sequences[step.sequence];
-        const int64_t listed = count(i, u), slots = std::min<int64_t>(window, step.window_rows);
-
-        // Pages are full but for the last one of the sequence; what lies after the position is masked below.
-        int64_t tokens = 0;
-        for (int64_t c = 0; c < listed; ++c)
-          tokens += std::min<int64_t>(p, step.position + 1 - pages(i, u, c) * p);
-        keys.resize(tokens, d);
-        values.resize(tokens, d);
-        for (int64_t c = 0, at = 0; c < listed; ++c) {
-          const int64_t first = pages(i, u, c) * p, held = std::min<int64_t>(p, step.position + 1 - first);
-          std::copy_n(sequence.k.at(kv_head, first), held * d, keys.row(at).data());
-          std::copy_n(sequence.v.at(kv_head, first), held * d, values.row(at).data());
-          at += held;
-        }
-
-        // A product per slot: a query's result has the same bits whatever the window around it.
-        for (int64_t s = 0; s < slots; ++s) {
+        for (int64_t s = 0; s < window; ++s) {
           const int64_t query_position = step.position - s;
+          int64_t tokens = 0;
+          visible.clear();
+          for (int64_t c = 0; s < step.window_rows && c < count(i, u); ++c) {
+            const bool shown_before = s > 0 && previous(i, u, c) >= query_position;
+            const int64_t first = pages(i, u, c) * p;
+            const int64_t held = std::min<int64_t>(p, query_position + 1 - first);
+            if (shown_before || held <= 0) continue;
+            visible.push_back({first, held});
+            tokens += held;
+          }
+          if (tokens == 0) {
+            std::fill_n(&out(i, s, u * heads, 0), heads * d, Real(0));
+            std::fill_n(&lse(i, s, u * heads), heads, minus_infinity<Real>());
+            continue;
+          }
+          keys.resize(tokens, d);
+          values.resize(tokens, d);
+          int64_t at = 0;
+          for (const VisibleTokens& piece : visible) {
+            std::copy_n(sequence.k.at(kv_head, piece.first), piece.count * d, keys.row(at).data());
+            std::copy_n(sequence.v.at(kv_head, piece.first), piece.count * d, values.row(at).data());
+            at += piece.count;
+          }
           queries = Rows<Real>(layer.query(step.sequence, query_position, u * heads), heads, d);
           weights.noalias() = (static_cast<Real>(layer.scale) * queries) * keys.transpose();
-          if (s > 0) {
-            for (int64_t c = 0, at = 0; c < listed; ++c) {
-              const int64_t first = pages(i, u, c) * p,
-                            held = std::min<int64_t>(p, step.position + 1 - first);
-              const bool unseen = previous(i, u, c) < query_position;
-              const int64_t visible = unseen ? std::clamp<int64_t>(query_position + 1 - first, 0, held) : 0;
-              weights.middleCols(at + visible, held - visible).setConstant(minus_infinity<Real>());
-              at += held;
-            }
-          }
           for (int64_t h = 0; h < heads; ++h)
             lse(i, s, u * heads + h) = softmax_in_place(weights.row(h).data(), tokens);
           unit_out.noalias() = weights * values;
           std::copy_n(unit_out.data(), heads * d, &out(i, s, u * heads, 0));
-        }
-        for (int64_t s = slots; s < window; ++s) {
-          std::fill_n(&out(i, s, u * heads, 0), heads * d, Real(0));
-          std::fill_n(&lse(i, s, u * heads), heads, minus_infinity<Real>());
         }
       }
     }
