@@ -21,9 +21,9 @@ Table small_table() {
 
 TEST(Table, TextIsAlignedAndItsHeadingsAreBroken) {
   EXPECT_EQ(small_table().render(),
-            "                    rel_l2_\n"
-            "        budget.      final_\n"
-            "name      ratio        mean    bytes\n"
+            "                   rel_l2_\n"
+            "        budget.     final_\n"
+            "name      ratio       mean    bytes\n"
             "------  -------  ---------  -------\n"
             "quest       0.1     0.1235  1234567\n"
             "größer        -  1.234e-07        8\n");
