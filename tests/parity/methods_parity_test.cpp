@@ -1,0 +1,87 @@
+// All methods on all backends against the oracle in double: the same metrics to the precision of the
+// arithmetic, on odd shapes.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+
+#include "support/replay_case.h"
+
+namespace hindsight::test {
+namespace {
+
+struct ParityCase {
+  std::string backend, selector;
+  int64_t group = 1;
+  int64_t page_size = 16;
+  int64_t window = 1;
+};
+
+std::string name_of_case(const ParityCase& c) {
+  return c.backend + "_" + c.selector + "_G" + std::to_string(c.group) + "_p" + std::to_string(c.page_size) +
+         "_w" + std::to_string(c.window);
+}
+
+std::vector<ParityCase> parity_cases() {
+  std::vector<ParityCase> cases;
+  for (const char* backend : {"cpu", "cuda"})
+    for (const MethodDoc& doc : method_catalog().selectors)
+      for (const auto& [group, page_size, window] :
+           std::vector<std::tuple<int64_t, int64_t, int64_t>>{{1, 16, 1}, {4, 16, 4}, {5, 11, 3}, {7, 8, 9}})
+        if (!doc.evicts || window == 1) cases.push_back({backend, doc.name, group, page_size, window});
+  return cases;
+}
+
+class MethodParity : public ::testing::TestWithParam<ParityCase> {};
+
+TEST_P(MethodParity, MetricsAreThoseOfTheOracle) {
+  const ParityCase& c = GetParam();
+  std::unique_ptr<Backend> backend;
+  if (c.backend == "cuda") {
+    if (cuda_device_count() == 0) {
+      ASSERT_EQ(std::getenv("HINDSIGHT_REQUIRE_GPU"), nullptr) << "a GPU was asked for and there is none";
+      GTEST_SKIP() << "no CUDA device";
+    }
+    backend = make_cuda_backend(0);
+  } else {
+    backend = make_cpu_backend();
+  }
+  const TempDir dir;
+  // head_dim 64 is the least that the CUDA backend takes; the window reaches across the end of the sequence.
+  write_small_trace(dir / "t.h5", {.n_tokens = 131,
+                                   .prompt_tokens = 97,
+                                   .n_q_heads = 2 * c.group,
+                                   .n_kv_heads = 2,
+                                   .head_dim = 64,
+                                   .layers = {2, 4},
+                                   .dtype = DType::float32,
+                                   .q_start = 97,
+                                   .seed = static_cast<uint64_t>(c.group)});
+  std::vector<std::pair<std::string, ParameterValue>> given{{"page_size", c.page_size}};
+  if (c.selector != "dense") given.emplace_back("budget.ratio", 0.3);
+  if (c.window > 1) given.emplace_back("retro.window", c.window);
+  const MethodPoint point = method_point(c.selector, given);
+  const std::unique_ptr<Backend> oracle = make_cpu_oracle();
+  const Measurements expected = ReplayCase(dir / "t.h5", *oracle).measure(point);
+  const Measurements measured = ReplayCase(dir / "t.h5", *backend).measure(point);
+
+  ASSERT_EQ(expected.series.size(), measured.series.size());
+  for (const Series& reference : expected.series) {
+    const Series& actual = series(measured, reference.name);
+    ASSERT_EQ(actual.shape, reference.shape) << reference.name;
+    for (size_t i = 0; i < reference.values.size(); ++i) {
+      const double a = actual.values[i], b = reference.values[i];
+      ASSERT_EQ(std::isnan(a), std::isnan(b)) << reference.name << " at " << i;
+      if (std::isnan(b)) continue;
+      // Sets and counts are the same; errors are sums of 64 products in float, at most as large as 1.
+      ASSERT_LE(std::abs(a - b), 3e-5 + 1e-6 * std::abs(b)) << reference.name << " at " << i;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, MethodParity, ::testing::ValuesIn(parity_cases()),
+                         [](const auto& parity) { return name_of_case(parity.param); });
+
+}  // namespace
+}  // namespace hindsight::test

@@ -1,0 +1,63 @@
+#pragma once
+// Replays of small traces through the whole of lib/replay, without result files.
+
+#include "backend/backend.h"
+#include "methods/catalog.h"
+#include "replay/estimate.h"
+#include "replay/fidelity.h"
+#include "replay/spec.h"
+#include "support/small_trace.h"
+#include "support/temp_dir.h"
+
+namespace hindsight::test {
+
+/// A point with the defaults of its selector and these parameters.
+inline MethodPoint method_point(const std::string& selector,
+                                const std::vector<std::pair<std::string, ParameterValue>>& given) {
+  MethodPoint point;
+  point.name = point.selector = selector;
+  for (const ParameterDoc& doc : method_catalog().find_selector(selector)->parameters)
+    if (doc.default_value) point.parameters.set(doc.path, *doc.default_value);
+  for (const auto& [path, value] : given) point.parameters.set(path, value);
+  return point;
+}
+
+/// Measures points on one trace file.
+class ReplayCase {
+ public:
+  ReplayCase(const std::filesystem::path& trace, Backend& backend, StepRange steps = {}) : backend_(backend) {
+    plan_.file = "test.yaml";
+    plan_.traces = {trace};
+    plan_.steps = steps;
+  }
+
+  Measurements measure(const MethodPoint& point) {
+    plan_.points = {point};
+    spec_ = resolve(plan_, backend_);
+    Residency residency(backend_, spec_.traces[0], residency_limit_);
+    return replay_fidelity(backend_, residency, spec_.traces[0], spec_.points[0], [] {});
+  }
+  /// Nothing stays resident: every layer, cache and reference is made again when it is needed.
+  void keep_nothing() { residency_limit_ = 0; }
+  SweepPlan& plan() { return plan_; }
+
+ private:
+  Backend& backend_;
+  SweepPlan plan_;
+  ReplaySpec spec_;
+  int64_t residency_limit_ = int64_t{1} << 30;
+};
+
+inline const Series& series(const Measurements& measured, const std::string& name) {
+  for (const Series& candidate : measured.series)
+    if (candidate.name == name) return candidate;
+  throw std::out_of_range("no series " + name);
+}
+
+inline double summary(const Measurements& measured, const std::string& name) {
+  for (const auto& [column, value] : measured.summary)
+    if (column == name) return value;
+  throw std::out_of_range("no column " + name);
+}
+
+}  // namespace hindsight::test
