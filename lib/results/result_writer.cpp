@@ -80,9 +80,12 @@ void write_provenance(const h5::Id& file, const Provenance& provenance) {
   h5::write_string(file, "trace_sha256", digests);
 }
 
-void replace_summaries(const h5::Id& hdf5, const std::vector<PointResult>& finished) {
+void remove_summaries(const h5::Id& hdf5) {
   for (const char* name : {"summary", "summary_over_traces"})
     if (h5::link_of(hdf5, name) != h5::Link::none) h5::remove_link(hdf5, name);
+}
+
+void write_summaries(const h5::Id& hdf5, const std::vector<PointResult>& finished) {
   write_table(hdf5, "summary", summary_table(finished));
   const bool one_trace = std::all_of(finished.begin(), finished.end(), [&](const PointResult& point) {
     return point.trace_digest == finished.front().trace_digest;
@@ -144,9 +147,10 @@ struct ResultWriter::Impl {
     if (keeps_existing) fs::copy_file(file, temporary, fs::copy_options::overwrite_existing);
     const h5::Id hdf5 = keeps_existing ? h5::open_file_to_change(temporary) : h5::create_file(temporary);
     write_provenance(hdf5, provenance);
-    // The summaries go first: the series then take the space of the old ones, which would stay empty else.
-    replace_summaries(hdf5, rows);
+    // Removed before the point is written, so that it takes their space: HDF5 forgets free space on closing.
+    if (keeps_existing) remove_summaries(hdf5);
     write_point(keeps_existing ? h5::open_group(hdf5, "points") : h5::create_group(hdf5, "points"), point);
+    write_summaries(hdf5, rows);
     h5::flush(hdf5);
   }
 };
