@@ -17,7 +17,10 @@ mkdir -p build/reports
 say "C++ tests"
 # RapidCheck draws its seed from the clock unless told otherwise: a failure must be one that can be seen again.
 RC_PARAMS="seed=20250811" ctest --preset release --output-junit "$PWD/build/reports/ctest.xml" >build/reports/ctest.log 2>&1
-grep -E '\*\*\*|tests passed|Failed|Skipped|The following' build/reports/ctest.log | head -n 60
+# Failures whole, skips as a count by reason.
+sed -n '/\*\*\*Failed/,/^ *[0-9]*\/[0-9]* Test/p' build/reports/ctest.log | head -n 200
+grep -E 'tests passed|tests failed' build/reports/ctest.log
+grep -A1 ': Skipped$' build/reports/ctest.log | grep -vE ': Skipped$|^--$' | sort | uniq -c | sed 's/^/skipped: /'
 [ -s build/reports/ctest.xml ] || { tail -n 40 build/reports/ctest.log; failed=$((failed + 1)); }
 
 say "command line and Python tests"

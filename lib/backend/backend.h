@@ -256,7 +256,8 @@ class Backend {
   /// Slot 0 of row i becomes outputs[row]; slot s > 0 is merged into outputs[row - s] (a = exp(lse - m), b =
   /// exp(lse_s - m), ...). A slot with lse = -inf leaves output and lse bit for bit as they were. Rows are
   /// merged in ascending order: deterministic.
-  /// `window` may be less than the slots that `partials` holds (its shape[1]): the slots from `window` on are left out.
+  /// `window` may be less than the slots that `partials` holds (its shape[1]): the slots from `window` on are
+  /// left out.
   virtual void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) = 0;
 
   /// Rows of `outputs` [first_row, first_row + n) against a reference out [n, Hq, d], lse [n, Hq].

@@ -23,6 +23,9 @@ std::string name_of_case(const ParityCase& c) {
          "_w" + std::to_string(c.window);
 }
 
+/// How GoogleTest shows a case.
+void PrintTo(const ParityCase& c, std::ostream* out) { *out << name_of_case(c); }
+
 std::vector<ParityCase> parity_cases() {
   std::vector<ParityCase> cases;
   for (const char* backend : {"cpu", "cuda"})

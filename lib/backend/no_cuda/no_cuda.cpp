@@ -5,8 +5,9 @@
 namespace hindsight {
 
 std::unique_ptr<Backend> make_cuda_backend(int index) {
-  throw EnvironmentError("device cuda:" + std::to_string(index) +
-                         ": this build has no CUDA backend; use --device cpu, or build with -DHINDSIGHT_CUDA=ON");
+  throw EnvironmentError(
+      "device cuda:" + std::to_string(index) +
+      ": this build has no CUDA backend; use --device cpu, or build with -DHINDSIGHT_CUDA=ON");
 }
 int cuda_device_count() { return 0; }
 bool cuda_built_in() { return false; }

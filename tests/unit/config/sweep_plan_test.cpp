@@ -147,6 +147,9 @@ std::string method(const std::string& entry) {
   return "version: 1\ntraces: [a.h5]\nmethods:\n  - " + entry + "\n";
 }
 
+/// How GoogleTest shows a case.
+void PrintTo(const Broken& broken, std::ostream* out) { *out << broken.name; }
+
 std::vector<Broken> broken_configurations() {
   return {
       {"Empty", "", ":1:1", "empty"},

@@ -127,6 +127,9 @@ void truncate(const std::filesystem::path& file, double share) {
       file, static_cast<uintmax_t>(static_cast<double>(std::filesystem::file_size(file)) * share));
 }
 
+/// How GoogleTest shows a case.
+void PrintTo(const Broken& broken, std::ostream* out) { *out << broken.name; }
+
 std::vector<Broken> broken_traces() {
   const float nan = std::numeric_limits<float>::quiet_NaN(),
               infinity = std::numeric_limits<float>::infinity();
