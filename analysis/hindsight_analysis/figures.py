@@ -1,218 +1,314 @@
-"""Figures of a result file.
+"""Draws the figures of a result file.
 
     python -m hindsight_analysis.figures RESULT.h5 [--out DIR] [--format png|svg|pdf]
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
-from hindsight_analysis.results import Point, ResultError, Results
+from hindsight_analysis.errors import ENVIRONMENT, INPUT, CommandError, OneLineParser, run_command
+from hindsight_analysis.lines import (
+    Line,
+    budget_parameter,
+    lines_along,
+    merge_coincident,
+    reference_budget,
+    variant_label,
+    varying_parameters,
+)
+from hindsight_analysis.results import Point, Result, load_result
 
-# Okabe and Ito's colours: told apart by colour-blind readers too.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
-MARKERS = "osD^vP*X"
-STAGES = ["append", "score", "select", "attend", "merge"]
-# What RetroAttention (arXiv 2508.09001) reports: later steps n = w - 1 and effective KV exposure.
-REPORTED_EXPOSURE = [(1, 1.17), (7, 1.60)]
+# Okabe and Ito's colours, which differ for the colour-blind too; yellow left out, too light on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+HATCHES = ("", "///", "...", "xxx", "---")
+STAGES = ("append", "score", "select", "attend", "merge")
 
+# Effective exposure as reported for RetroAttention, for 1 and 7 revisions of a query: windows of 2 and 8.
+REPORTED_EXPOSURE = {2: 1.17, 8: 1.60}
 
-class Missing(Exception):
-    """What a figure needs and the file lacks."""
-
-
-def label_of(point: Point) -> str:
-    return f"{point.name}, w = {point.window}" if "retro.window" in point.group.attrs else point.name
-
-
-def by_label(points: list[Point], needed: str) -> dict[str, list[Point]]:
-    """Points that have a column and a budget below 1, by label, in ascending budget."""
-    groups: dict[str, list[Point]] = {}
-    for point in points:
-        if point.budget is None or point.budget >= 1 or np.isnan(float(point.row.get(needed, np.nan))):
-            continue
-        groups.setdefault(label_of(point), []).append(point)
-    if not groups:
-        raise Missing(f"points with a budget.ratio below 1 and {needed}")
-    return {label: sorted(group, key=lambda p: p.budget) for label, group in groups.items()}
-
-
-def against_budget(axes, points: list[Point], column: str) -> None:
-    """A line per method. Several traces: their mean, and their range as a band."""
-    every_budget = set()
-    for i, (label, group) in enumerate(by_label(points, column).items()):
-        budgets = sorted({point.budget for point in group})
-        values = [[float(p.row[column]) for p in group if p.budget == budget] for budget in budgets]
-        every_budget.update(budgets)
-        colour = COLOURS[i % len(COLOURS)]
-        axes.plot(
-            budgets, [np.mean(v) for v in values], marker=MARKERS[i % len(MARKERS)], color=colour, label=label
-        )
-        if any(len(v) > 1 for v in values):
-            axes.fill_between(
-                budgets, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15
-            )
-    axes.set_xlabel("budget (share of the context)")
-    axes.set_xticks(sorted(every_budget))
-    axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-
-
-def error_against_budget(axes, points: list[Point]) -> None:
-    against_budget(axes, points, "rel_l2_final_mean")
-    axes.set_ylabel("relative L2 error of outputs, final")
-    axes.set_yscale("log")
-    axes.set_title("Error against budget")
-    axes.legend(fontsize="small", ncols=2)
-
-
-def mass_recall(axes, points: list[Point]) -> None:
-    against_budget(axes, points, "mass_recall_final_mean")
-    axes.set_ylabel("softmax mass shown, final")
-    axes.set_title("Mass recall")
-    axes.legend(fontsize="small", ncols=2)
-
-
-def overlap(axes, points: list[Point]) -> None:
-    unrefined = [point for point in points if "retro.window" not in point.group.attrs]
-    against_budget(axes, unrefined, "page_overlap_mean")
-    axes.set_ylabel("pages loaded by the step before too")
-    axes.set_ylim(0, 1.02)
-    axes.set_title("Overlap of page sets between steps")
-    axes.legend(fontsize="small")
-
-
-def exposure_against_window(axes, points: list[Point]) -> None:
-    refined = [p for p in points if "retro.window" in p.group.attrs and p.budget is not None and p.budget < 1]
-    refined = [p for p in refined if "effective_exposure_mean" in p.row]
-    if not refined:
-        raise Missing("refined points (retro.window) with effective_exposure_mean")
-    for i, budget in enumerate(sorted({point.budget for point in refined})):
-        group = [point for point in refined if point.budget == budget]
-        windows = sorted({point.window for point in group})
-        means = [
-            np.mean([float(p.row["effective_exposure_mean"]) for p in group if p.window == window])
-            for window in windows
-        ]
-        axes.plot(
-            [window - 1 for window in windows],
-            means,
-            marker=MARKERS[i % len(MARKERS)],
-            color=COLOURS[i % len(COLOURS)],
-            label=f"budget {budget:.0%}",
-        )
-    axes.plot(*zip(*REPORTED_EXPOSURE), "kx", markersize=9, label="reported (arXiv 2508.09001)")
-    axes.set_xlabel("later steps that a query sees, n = w - 1")
-    axes.set_ylabel("effective KV exposure")
-    axes.set_title("Exposure against window")
-    axes.legend(fontsize="small")
-
-
-def middle_budget(points: list[Point]) -> float:
-    """The budget nearest to 0.15, that of the paper's experiments."""
-    budgets = {point.budget for point in points if point.budget is not None and point.budget < 1}
-    if not budgets:
-        raise Missing("points with a budget.ratio below 1")
-    return min(budgets, key=lambda budget: abs(budget - 0.15))
-
-
-def cumulative_error(axes, points: list[Point]) -> None:
-    budget = middle_budget(points)
-    drawn = 0
-    for point in points:
-        values = point.series("cumulative_error")
-        if point.budget != budget or values is None:
-            continue
-        steps = point.group["step"][...]
-        mean = np.nanmean(values, axis=(1, 2))
-        axes.plot(steps, mean, color=COLOURS[drawn % len(COLOURS)], label=label_of(point), linewidth=1.5)
-        drawn += 1
-    if not drawn:
-        raise Missing("cumulative_error")
-    axes.set_xlabel("decode step")
-    axes.set_ylabel("running mean of the final error")
-    axes.set_title(f"Cumulative error, budget {budget:.0%}")
-    axes.legend(fontsize="small", ncols=2)
-
-
-def latency_stages(axes, points: list[Point]) -> None:
-    budget = middle_budget(points)
-    chosen = [p for p in points if p.budget == budget or p.budget is None]
-    chosen = [p for p in chosen if p.series("latency_us_total") is not None]
-    if not chosen:
-        raise Missing("latency measurements")
-    left = np.zeros(len(chosen))
-    rows = np.arange(len(chosen))
-    for i, stage in enumerate(STAGES):
-        times = np.array([np.median(point.series(f"latency_us_{stage}")) for point in chosen])
-        axes.barh(rows, times, left=left, color=COLOURS[i], label=stage)
-        left += times
-    axes.set_yticks(rows, [label_of(point) for point in chosen])
-    axes.invert_yaxis()
-    axes.set_xlabel("median time of a step and layer, us")
-    axes.set_title(f"Latency by stage, budget {budget:.0%}")
-    axes.legend(fontsize="small")
-
-
-FIGURES: dict[str, Callable] = {
-    "error_against_budget": error_against_budget,
-    "exposure_against_window": exposure_against_window,
-    "cumulative_error": cumulative_error,
-    "mass_recall": mass_recall,
-    "page_overlap": overlap,
-    "latency_stages": latency_stages,
+BUDGET_LABELS = {
+    "budget.ratio": "budget (share of the tokens loaded)",
+    "budget.tokens": "budget (tokens loaded)",
 }
 
 
-def draw(results: Results, out: Path, kind: str) -> list[Path]:
-    """Draws every figure that the file has the data for; returns the files written."""
-    out.mkdir(parents=True, exist_ok=True)
-    plt.rcParams.update(
-        {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
+class NoData(Exception):
+    """What a figure needs and the result lacks."""
+
+
+class Style:
+    """A colour per method; its variants in shades of it, each with a marker of its own."""
+
+    def __init__(self, points: list[Point]):
+        self._methods = list(dict.fromkeys(point.name for point in points))
+
+    def colour(self, name: str, variant: int = 0, n_variants: int = 1) -> tuple[float, ...]:
+        base = np.array(to_rgb(COLOURS[self._methods.index(name) % len(COLOURS)]))
+        lightness = 0.65 * (1 - (variant + 1) / n_variants)
+        return tuple(base + (1 - base) * lightness)
+
+    def options(self, line: Line) -> dict:
+        marker = MARKERS[(self._methods.index(line.name) + line.variant) % len(MARKERS)]
+        return dict(
+            color=self.colour(line.name, line.variant, line.n_variants),
+            marker=marker,
+            linestyle=("-", "--", "-.", ":")[self._methods.index(line.name) // len(COLOURS) % 4],
+            label=line.label,
+        )
+
+
+def new_figure(title: str, width: float = 8.0, height: float = 4.6) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def add_legend(axes: Axes) -> None:
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9, borderaxespad=0)
+
+
+def log_axis(axes: Axes, values: list[float], label: str) -> None:
+    """A logarithmic x axis with a tick at every value that was run, as far as there is room."""
+    ticks = sorted(set(values))
+    while len(ticks) > 12:
+        ticks = ticks[::2]
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel(label)
+
+
+def having(result: Result, metric: str) -> list[Point]:
+    points = [point for point in result.points if not np.isnan(point.metrics.get(metric, np.nan))]
+    if not points:
+        raise NoData(f"no point has {metric}")
+    return points
+
+
+def budget_figure(result: Result, metric: str, title: str, y_label: str) -> Figure:
+    """A metric of the summary against the budget, a line per method."""
+    points = having(result, metric)
+    budget = budget_parameter(points)
+    if budget is None:
+        raise NoData("no point has a budget")
+    lines = merge_coincident(lines_along(points, budget, lambda point: point.metrics[metric]))
+    figure, axes = new_figure(title)
+    style = Style(result.points)
+    for line in lines:
+        axes.plot(line.x, line.y, **style.options(line))
+    others = sum(budget not in p.parameters and any(b in p.parameters for b in BUDGET_LABELS) for p in points)
+    left_out = f"; {others} points with another kind of budget left out" if others else ""
+    log_axis(axes, [x for line in lines for x in line.x], BUDGET_LABELS[budget] + left_out)
+    axes.set_ylabel(y_label)
+    axes.set_ylim(bottom=0)
+    add_legend(axes)
+    return figure
+
+
+def error_by_budget(result: Result) -> Figure:
+    return budget_figure(
+        result,
+        "rel_l2_final_mean",
+        "Error of the attention output",
+        "relative L2 error, final (mean)",
     )
-    plt.rcParams["svg.hashsalt"] = "hindsight"  # the same result, the same bytes
-    written = []
-    for name, figure_of in FIGURES.items():
-        figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+
+
+def mass_recall_by_budget(result: Result) -> Figure:
+    return budget_figure(
+        result,
+        "mass_recall_final_mean",
+        "Attention mass on the tokens shown",
+        "true softmax mass shown, final (mean)",
+    )
+
+
+def page_overlap_by_budget(result: Result) -> Figure:
+    return budget_figure(
+        result,
+        "page_overlap_mean",
+        "Pages selected again in the next step",
+        "share of pages also in the step before (mean)",
+    )
+
+
+def exposure_by_window(result: Result) -> Figure:
+    metric = "effective_exposure_mean"
+    points = [point for point in having(result, metric) if "retro.window" in point.parameters]
+    if not points:
+        raise NoData("no point has retro.window")
+    lines = lines_along(points, "retro.window", lambda point: point.metrics[metric])
+    figure, axes = new_figure("Tokens that a query has seen when it leaves its window")
+    style = Style(points)
+    for line in lines:
+        axes.plot(line.x, line.y, **style.options(line))
+    axes.scatter(
+        list(REPORTED_EXPOSURE),
+        list(REPORTED_EXPOSURE.values()),
+        marker="*",
+        s=130,
+        color="black",
+        zorder=3,
+        label="reported (RetroAttention paper,\nother models and tasks)",
+    )
+    log_axis(axes, [x for line in lines for x in line.x] + list(REPORTED_EXPOSURE), "window (queries)")
+    axes.set_ylabel("tokens seen / tokens loaded at its own step (mean)")
+    add_legend(axes)
+    return figure
+
+
+def at_reference_budget(result: Result, metric: str) -> tuple[str, list[Point]]:
+    """The points of one budget, and what to call it; points without a budget, such as dense, belong to every one."""
+    points = having(result, metric)
+    budget = budget_parameter(points)
+    if budget is None:
+        return "no budget", points
+    value = reference_budget(points, budget)
+    return f"budget {value:g}", [point for point in points if point.parameters.get(budget, value) == value]
+
+
+def variants(points: list[Point]) -> list[tuple[Line, list[Point]]]:
+    """Points in groups that differ in the trace alone, each with what to call and draw it as."""
+    varying = varying_parameters(points, apart_from=None)
+    groups: dict[tuple[str, tuple], list[Point]] = {}
+    for point in points:
+        key = (point.name, tuple(point.parameters.get(parameter) for parameter in varying[point.name]))
+        groups.setdefault(key, []).append(point)
+    found = []
+    for name, values in groups:
+        of_method = [key for key in groups if key[0] == name]
+        label = variant_label(name, varying[name], values)
+        line = Line(name, label, of_method.index((name, values)), len(of_method), [], [])
+        found.append((line, groups[name, values]))
+    return found
+
+
+def cumulative_error_by_step(result: Result) -> Figure:
+    said, points = at_reference_budget(result, "cumulative_error_mean")
+    lines = []
+    for line, members in variants(points):
+        series = [result.series(point).get("cumulative_error") for point in members]
+        if any(one is None for one in series):
+            raise NoData(f"point {members[0].id} has no series cumulative_error")
+        # Traces differ in length: the mean is over those that reach a step.
+        means = [one.mean([d for d in one.dims if d != "step"]).to_series() for one in series]
+        steps = sorted(set().union(*(mean.index for mean in means)))
+        line.x = [float(step) for step in steps]
+        line.y = [float(np.mean([mean[step] for mean in means if step in mean.index])) for step in steps]
+        lines.append(line)
+    lines = merge_coincident(lines)
+    figure, axes = new_figure(f"Error accumulated over the generation ({said})")
+    style = Style(result.points)
+    for line in lines:
+        axes.plot(line.x, line.y, markevery=max(1, len(line.x) // 8), markersize=5, **style.options(line))
+    axes.set_xlabel("decode step")
+    axes.set_ylabel("relative L2 error, mean over the steps so far")
+    axes.set_ylim(bottom=0)
+    add_legend(axes)
+    return figure
+
+
+def latency_by_stage(result: Result) -> Figure:
+    said, points = at_reference_budget(result, "latency_us_total_p50")
+    groups = variants(points)
+    figure, axes = new_figure(
+        f"Time of a decode step of one layer ({said}; {result.device})", height=1.6 + 0.42 * len(groups)
+    )
+    labels = [line.label for line, _ in groups]
+    starts = np.zeros(len(groups))
+    for number, stage in enumerate(STAGES):
+        widths = np.array(
+            [np.mean([p.metrics.get(f"latency_us_{stage}_p50", np.nan) for p in members]) for _, members in groups]
+        )
+        if np.isnan(widths).any():
+            raise NoData(f"some point has no latency_us_{stage}_p50")
+        axes.barh(
+            labels,
+            widths,
+            left=starts,
+            height=0.65,
+            color=COLOURS[number],
+            hatch=HATCHES[number],
+            edgecolor="white",
+            linewidth=0.5,
+            label=stage,
+        )
+        starts += widths
+    totals = [np.mean([p.metrics["latency_us_total_p50"] for p in members]) for _, members in groups]
+    axes.scatter(totals, labels, marker="|", s=220, color="black", zorder=3, label="total")
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set_xlabel("µs, medians over steps, layers and repeats")
+    add_legend(axes)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Result], Figure]] = {
+    "error_by_budget": error_by_budget,
+    "exposure_by_window": exposure_by_window,
+    "cumulative_error_by_step": cumulative_error_by_step,
+    "mass_recall_by_budget": mass_recall_by_budget,
+    "page_overlap_by_budget": page_overlap_by_budget,
+    "latency_by_stage": latency_by_stage,
+}
+
+
+def save(figure: Figure, file: Path) -> None:
+    """The same figure gives the same bytes: no dates, no random ids."""
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[file.suffix[1:]]
+    with matplotlib.rc_context({"svg.hashsalt": "hindsight"}):
+        figure.savefig(file, dpi=150, metadata=metadata)
+
+
+def command(argv: list[str] | None) -> None:
+    parser = OneLineParser(
+        prog="python -m hindsight_analysis.figures",
+        description="Draw the figures of a result file; those whose data it lacks are skipped, saying so.",
+        epilog="Example: python -m hindsight_analysis.figures results/quickstart.h5 --format svg",
+    )
+    parser.add_argument("result", type=Path, metavar="RESULT.h5", help="result file of hindsight run")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the figures (beside the result: figures)")
+    parser.add_argument("--format", choices=["png", "svg", "pdf"], default="png", help="(png)")
+    arguments = parser.parse_args(argv)
+    result = load_result(arguments.result)
+    out = arguments.out or arguments.result.parent / "figures"
+    drawn = 0
+    for name, draw in FIGURES.items():
         try:
-            figure_of(axes, results.points)
-        except Missing as missing:
-            print(f"figures: {name} is left out: the file has no {missing}", file=sys.stderr)
-        else:
-            file = out / f"{name}.{kind}"
-            metadata = {"Date": None} if kind == "svg" else {"CreationDate": None} if kind == "pdf" else {}
-            figure.savefig(file, dpi=150, metadata=metadata)
-            written.append(file)
-        plt.close(figure)
-    return written
+            figure = draw(result)
+        except NoData as missing:
+            print(f"figures: {name} skipped: {missing}", file=sys.stderr)
+            continue
+        file = out / f"{name}.{arguments.format}"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            save(figure, file)
+        except OSError as error:
+            raise CommandError(ENVIRONMENT, f"--out {out}: cannot be written: {error}") from error
+        print(file)
+        drawn += 1
+    if not drawn:
+        raise CommandError(INPUT, f"{arguments.result}: has the data of none of the figures")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m hindsight_analysis.figures",
-        description="Draw the figures of a result file.",
-        epilog="Example: python -m hindsight_analysis.figures results/quickstart.h5 --out results/figures",
-    )
-    parser.add_argument("result", type=Path, help="result file")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figures (figures)")
-    parser.add_argument("--format", choices=["png", "svg", "pdf"], default="png")
-    arguments = parser.parse_args(argv)
-    try:
-        with Results(arguments.result) as results:
-            for file in draw(results, arguments.out, arguments.format):
-                print(file)
-    except (ResultError, OSError) as error:
-        print(f"figures: error: {error}", file=sys.stderr)
-        return 4
-    return 0
+    return run_command("figures", lambda: command(argv))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Result files (format hindsight-result, version 1) as plain arrays: see README, "Result files"."""
+"""Result files (format hindsight-result, version 1): README, "Result files"."""
 
 from __future__ import annotations
 
@@ -7,59 +7,104 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import xarray
+
+from hindsight_analysis.errors import INPUT, CommandError
+
+# Attributes of a point that are no parameter of its method.
+NOT_PARAMETERS = {"name", "selector", "trace", "trace_digest"}
 
 
-class ResultError(Exception):
-    """What is wrong with a result file, in one line."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Point:
-    """One point: its row of /summary by column, and where its series are."""
+    """One point of a sweep on one trace: its method, its parameters by dotted path, its row of /summary."""
 
     id: str
-    row: dict[str, object]
-    group: h5py.Group
-
-    @property
-    def name(self) -> str:
-        return str(self.row["name"])
-
-    @property
-    def budget(self) -> float | None:
-        """The share of the context that a step may load, where the point has one."""
-        value = self.group.attrs.get("budget.ratio")
-        return None if value is None else float(value)
-
-    @property
-    def window(self) -> int:
-        """The retrospective window; 1 where the point is not refined."""
-        return int(self.group.attrs.get("retro.window", 1))
-
-    def series(self, name: str) -> np.ndarray | None:
-        """Values of a series, if the point has it."""
-        return self.group[name][...] if name in self.group else None
+    trace: str
+    name: str
+    selector: str
+    parameters: dict[str, object]
+    metrics: dict[str, float]  # columns of /summary; NaN where a metric does not apply
 
 
-class Results:
-    """An open result file; a context manager."""
+@dataclass(frozen=True)
+class Result:
+    file: Path
+    device: str
+    points: list[Point]
 
-    def __init__(self, file: Path):
+    def series(self, point: Point) -> xarray.Dataset:
+        """The series of a point, with the coordinates step, layer, q_head, unit, ... by name."""
+        return xarray.load_dataset(self.file, group=f"points/{point.id}", engine="h5netcdf", phony_dims="sort")
+
+
+def _plain(value):
+    """A value of HDF5 as Python's own."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def load_summary(file: Path) -> xarray.Dataset:
+    """/summary as a dataset: a variable per column, along the dimension `point`, whose coordinate is the id.
+
+    Raises CommandError.
+    """
+    with _open(file) as h5:
+        if "summary" not in h5:
+            raise CommandError(INPUT, f"{file}: has no /summary; a result of hindsight run would be right")
+        table = h5["summary"][...]
+    columns = {
+        name: ("point", np.char.decode(table[name]) if table.dtype[name].kind == "S" else table[name])
+        for name in table.dtype.names
+    }
+    return xarray.Dataset(columns).set_coords("point")
+
+
+def load_result(file: Path) -> Result:
+    """What is needed to draw a result file; the series are read when asked for. Raises CommandError."""
+    summary = load_summary(file)
+    with _open(file) as h5:
         try:
-            self._h5 = h5py.File(file)
-        except OSError as error:
-            raise ResultError(f"{file}: cannot be opened as a result file: {error}") from error
-        if self._h5.attrs.get("format") not in ("hindsight-result", b"hindsight-result"):
-            raise ResultError(f"{file}: attribute format: no result file of hindsight")
-        summary = self._h5["summary"][...]
-        text = lambda value: value.decode() if isinstance(value, bytes) else value
-        self.points = []
-        for row in summary:
-            values = {name: text(row[name]) for name in summary.dtype.names}
-            self.points.append(Point(str(values["point"]), values, self._h5["points"][str(values["point"])]))
+            attributes = [dict(h5[f"points/{point_id}"].attrs) for point_id in summary["point"].values]
+        except KeyError as error:
+            raise CommandError(INPUT, f"{file}: /summary names a point that is not there: {error}") from error
+        device = str(_plain(h5.attrs.get("device", "")))
+    parameters = [
+        {name: _plain(value) for name, value in found.items() if name not in NOT_PARAMETERS} for found in attributes
+    ]
+    metrics = [
+        name
+        for name, column in summary.data_vars.items()
+        if column.dtype.kind in "fiu" and not any(name in found for found in parameters)
+    ]
+    points = [
+        Point(
+            id=str(summary["point"].values[row]),
+            trace=str(summary["trace"].values[row]),
+            name=str(summary["name"].values[row]),
+            selector=str(summary["selector"].values[row]),
+            parameters=parameters[row],
+            metrics={name: float(summary[name].values[row]) for name in metrics},
+        )
+        for row in range(summary.sizes["point"])
+    ]
+    return Result(file, device, points)
 
-    def __enter__(self) -> Results:
-        return self
 
-    def __exit__(self, *_) -> None:
-        self._h5.close()
+def _open(file: Path) -> h5py.File:
+    if not file.is_file():
+        raise CommandError(INPUT, f"{file}: there is no such file; a result of hindsight run would be right")
+    try:
+        h5 = h5py.File(file, "r")
+    except OSError as error:
+        raise CommandError(INPUT, f"{file}: is no HDF5 file: {error}") from error
+    kind, version = _plain(h5.attrs.get("format", "")), h5.attrs.get("format_version", 0)
+    if kind != "hindsight-result" or version != 1:
+        h5.close()
+        raise CommandError(
+            INPUT,
+            f"{file}: format {kind or 'not given'}, version {version}; hindsight-result, version 1 would be right",
+        )
+    return h5
+

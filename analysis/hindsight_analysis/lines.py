@@ -1,0 +1,116 @@
+"""From the points of a sweep to the lines of a figure: what varies along a line, what tells lines apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hindsight_analysis.results import Point
+
+BUDGETS = ("budget.ratio", "budget.tokens")
+
+
+@dataclass
+class Line:
+    """A method, or one of its variants, along some x. y is the mean over traces."""
+
+    name: str  # of the method
+    label: str
+    variant: int  # which of n_variants lines of the method
+    n_variants: int
+    x: list[float]
+    y: list[float]
+
+
+def budget_parameter(points: list[Point]) -> str | None:
+    """The parameter that gives most points their budget."""
+    counts = {name: sum(name in point.parameters for point in points) for name in BUDGETS}
+    best = max(BUDGETS, key=lambda name: counts[name])
+    return best if counts[best] else None
+
+
+def reference_budget(points: list[Point], budget: str) -> float:
+    """The budget that most methods were run with; of several the one in the middle."""
+    methods: dict[float, set[str]] = {}
+    for point in points:
+        if budget in point.parameters:
+            methods.setdefault(point.parameters[budget], set()).add(point.name)
+    most = max(len(names) for names in methods.values())
+    shared = sorted(value for value, names in methods.items() if len(names) == most)
+    return shared[len(shared) // 2]
+
+
+def varying_parameters(points: list[Point], apart_from: str | None) -> dict[str, list[str]]:
+    """By method, the parameters that its points differ in, along which `apart_from` does not count."""
+    varying = {}
+    for name in dict.fromkeys(point.name for point in points):
+        values: dict[str, set] = {}
+        for point in points:
+            if point.name == name:
+                for parameter, value in point.parameters.items():
+                    values.setdefault(parameter, set()).add(value)
+        varying[name] = [p for p in sorted(values) if len(values[p]) > 1 and p != apart_from]
+    return varying
+
+
+def variant_label(name: str, parameters: list[str], values: tuple) -> str:
+    """E.g. "retro, window 4": the method, and what tells this variant from its others."""
+
+    def words(parameter: str) -> str:
+        return "budget" if parameter in BUDGETS else parameter.rsplit(".", 1)[-1].replace("_", " ")
+
+    said = [f"{words(parameter)} {value}" for parameter, value in zip(parameters, values) if value is not None]
+    return ", ".join([name, *said])
+
+
+def lines_along(points: list[Point], x: str, y: Callable[[Point], float]) -> list[Line]:
+    """A line per variant of every method whose points have the parameter x and a y; ordered as in the sweep."""
+    points = [point for point in points if x in point.parameters and not np.isnan(y(point))]
+    varying = varying_parameters(points, x)
+    groups: dict[tuple[str, tuple], dict[float, list[float]]] = {}
+    for point in points:
+        key = (point.name, tuple(point.parameters.get(parameter) for parameter in varying[point.name]))
+        groups.setdefault(key, {}).setdefault(point.parameters[x], []).append(y(point))
+    variants: dict[str, list[tuple]] = {}
+    for name, values in groups:
+        variants.setdefault(name, []).append(values)
+    lines = []
+    for (name, values), found in groups.items():
+        along = sorted(found)
+        lines.append(
+            Line(
+                name,
+                variant_label(name, varying[name], values),
+                variants[name].index(values),
+                len(variants[name]),
+                along,
+                [float(np.mean(found[value])) for value in along],
+            )
+        )
+    return lines
+
+
+def merge_coincident(lines: list[Line]) -> list[Line]:
+    """One line where several lie on each other: the hidden ones would look as if they were missing."""
+    merged: list[tuple[Line, list[Line]]] = []
+    for line in lines:
+        for first, members in merged:
+            if line.x == first.x and np.allclose(line.y, first.y, rtol=1e-6, atol=1e-9):
+                members.append(line)
+                break
+        else:
+            merged.append((line, [line]))
+    for first, members in merged:
+        first.label = joined_labels([member.label for member in members])
+    return [first for first, _ in merged]
+
+
+def joined_labels(labels: list[str]) -> str:
+    """Labels as one, the words that begin several said once: "retro, window 1 / 2", "quest = retro, window 1"."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        start, _, last = label.rpartition(" ")
+        groups.setdefault(start, []).append(last)
+    return " = ".join(f"{start} {' / '.join(ends)}".strip() for start, ends in groups.items())
