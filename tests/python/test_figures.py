@@ -1,77 +1,208 @@
-"""Figures of the results of a small sweep, made by the program itself."""
+"""Figures of a small result file, made here as hindsight run writes it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-from pathlib import Path
-
+import h5py
 import numpy as np
 import pytest
 
 from hindsight_analysis import figures
-from hindsight_analysis.results import ResultError, Results
+from hindsight_analysis.lines import (
+    Line,
+    budget_parameter,
+    joined_labels,
+    lines_along,
+    merge_coincident,
+    reference_budget,
+)
+from hindsight_analysis.results import load_result, load_summary
 
-SWEEP = """
-version: 1
-traces: [trace.h5]
-measure: [{measure}]
-repeats: 2
-methods:
-  - {{name: quest, selector: quest, grid: {{budget.ratio: [0.1, 0.3]}}}}
-  - {{name: retro, selector: quest, grid: {{budget.ratio: [0.1, 0.3], retro.window: [2, 4]}}}}
-"""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    binary = os.environ.get("HINDSIGHT_BIN")
-    if not binary:
-        pytest.skip("HINDSIGHT_BIN does not name the program")
-    folder = tmp_path_factory.mktemp("figures")
-    run = lambda *words: subprocess.run([binary, *words, "--quiet"], check=True, cwd=folder)
-    run("trace", "synth", "-o", "trace.h5", "--tokens", "300", "--prompt-tokens", "260", "--layers", "3")
-    for name, measure in (("both", "fidelity, latency"), ("latency", "latency")):
-        (folder / f"{name}.yaml").write_text(SWEEP.format(measure=measure))
-        run("run", f"{name}.yaml", "-o", f"{name}.h5")
-    return folder
+STEPS, LAYERS, HEADS = 6, [2, 3], 4
+STAGES = ["append", "score", "select", "attend", "merge", "total"]
 
 
-def test_every_figure_is_drawn(folder: Path, capsys) -> None:
-    assert figures.main([str(folder / "both.h5"), "--out", str(folder / "out"), "--format", "svg"]) == 0
-    drawn = {Path(line).stem for line in capsys.readouterr().out.splitlines()}
-    assert drawn == set(figures.FIGURES)
-    for name in drawn:
-        assert (folder / "out" / f"{name}.svg").stat().st_size > 1000
+def sweep():
+    """(trace, name, parameters, error): quest is retro with window 1; retro is on two traces at one budget."""
+    points = [("a.h5", "dense", {}, 0.0)]
+    for budget in (0.1, 0.2, 0.5):
+        points.append(("a.h5", "quest", {"budget.ratio": budget}, 1 - budget))
+        for window in (1, 2, 8):
+            parameters = {"budget.ratio": budget, "retro.window": window}
+            points.append(("a.h5", "retro", parameters, (1 - budget) / window))
+    points.append(("b.h5", "retro", {"budget.ratio": 0.2, "retro.window": 8}, 0.3))
+    return points
 
 
-def test_the_same_results_give_the_same_bytes(folder: Path) -> None:
-    for out in ("a", "b"):
-        figures.main([str(folder / "both.h5"), "--out", str(folder / out), "--format", "svg"])
-    for name in figures.FIGURES:
-        assert (folder / "a" / f"{name}.svg").read_bytes() == (folder / "b" / f"{name}.svg").read_bytes()
+def write_result(file, points, leave_out=()):
+    """`leave_out`: beginnings of the names of metrics that the result lacks."""
+    rows = []
+    with h5py.File(file, "w") as h5:
+        h5.attrs["format"], h5.attrs["format_version"] = "hindsight-result", 1
+        h5.attrs["device"] = "CPU, 2 threads"
+        for number, (trace, name, parameters, error) in enumerate(points):
+            metrics = {
+                "rel_l2_final_mean": error,
+                "mass_recall_final_mean": 1 - error,
+                "effective_exposure_mean": 1 + 0.1 * (parameters.get("retro.window", 1) - 1),
+                "page_overlap_mean": 0.5,
+                "cumulative_error_mean": error,
+                **{f"latency_us_{stage}_p50": 10.0 for stage in STAGES},
+            }
+            metrics = {metric: v for metric, v in metrics.items() if not metric.startswith(tuple(leave_out))}
+            point_id = f"{number:016x}"
+            budget, window = parameters.get("budget.ratio", np.nan), parameters.get("retro.window", 0)
+            rows.append((point_id.encode(), trace.encode(), name.encode(), b"quest", budget, window, *metrics.values()))
+            group = h5.create_group(f"points/{point_id}")
+            for attribute, value in {"trace": trace, "name": name, "selector": "quest", **parameters}.items():
+                group.attrs[attribute] = np.bytes_(value) if isinstance(value, str) else value
+            write_series(group, error)
+        columns = [("point", "S16"), ("trace", "S4"), ("name", "S5"), ("selector", "S5")]
+        columns += [("budget.ratio", "f8"), ("retro.window", "i8"), *((metric, "f8") for metric in metrics)]
+        h5["summary"] = np.array(rows, columns)
+    return file
 
 
-def test_what_lacks_its_data_is_left_out_and_said(folder: Path, capsys) -> None:
-    assert figures.main([str(folder / "latency.h5"), "--out", str(folder / "some")]) == 0
-    captured = capsys.readouterr()
-    assert {Path(line).stem for line in captured.out.splitlines()} == {"latency_stages"}
-    assert "error_against_budget is left out" in captured.err
+def write_series(group, error):
+    dimensions = {"step": range(STEPS), "layer": LAYERS, "q_head": range(HEADS)}
+    series = group.create_dataset("cumulative_error", data=np.full((STEPS, len(LAYERS), HEADS), error, "f4"))
+    for axis, (name, values) in enumerate(dimensions.items()):
+        group[name] = np.array(values)
+        group[name].make_scale(name)
+        series.dims[axis].attach_scale(group[name])
 
 
-def test_results_are_read_as_they_were_written(folder: Path) -> None:
-    with Results(folder / "both.h5") as results:
-        assert [point.name for point in results.points] == ["quest"] * 2 + ["retro"] * 4
-        assert [point.window for point in results.points] == [1, 1, 2, 4, 2, 4]
-        for point in results.points:
-            final = point.series("rel_l2_final")
-            assert final.shape == (40, 1, 8)
-            assert np.nanmean(final) == pytest.approx(float(point.row["rel_l2_final_mean"]), rel=1e-5)
+@pytest.fixture
+def result_file(tmp_path):
+    return write_result(tmp_path / "result.h5", sweep())
 
 
-def test_another_file_is_refused(tmp_path: Path, capsys) -> None:
-    (tmp_path / "x.h5").write_text("no result")
-    with pytest.raises(ResultError):
-        Results(tmp_path / "x.h5")
-    assert figures.main([str(tmp_path / "x.h5")]) == 4
-    assert "error" in capsys.readouterr().err
+def drawn_lines(figure):
+    return {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].get_lines()}
+
+
+def test_summary_is_a_table_by_name(result_file):
+    summary = load_summary(result_file)
+    retro = summary.where((summary["name"] == "retro") & (summary["trace"] == "a.h5"), drop=True)
+    assert retro["retro.window"].values.tolist() == [1, 2, 8] * 3
+    assert summary["point"].dtype.kind == "U"
+
+
+def test_points_have_their_own_parameters_and_series(result_file):
+    result = load_result(result_file)
+    dense, quest, retro = result.points[:3]
+    assert (dense.parameters, quest.parameters) == ({}, {"budget.ratio": 0.1})
+    assert retro.parameters == {"budget.ratio": 0.1, "retro.window": 1}
+    assert "budget.ratio" not in quest.metrics and quest.metrics["rel_l2_final_mean"] == 0.9
+    series = result.series(quest)["cumulative_error"]
+    assert series.dims == ("step", "layer", "q_head") and series["layer"].values.tolist() == LAYERS
+
+
+def test_a_line_is_a_variant_and_its_values_are_means_over_traces(result_file):
+    points = load_result(result_file).points
+    lines = {
+        line.label: line for line in lines_along(points, "budget.ratio", lambda p: p.metrics["rel_l2_final_mean"])
+    }
+    assert list(lines) == ["quest", "retro, window 1", "retro, window 2", "retro, window 8"]
+    assert lines["retro, window 8"].x == [0.1, 0.2, 0.5]
+    assert lines["retro, window 8"].y == pytest.approx([0.9 / 8, (0.8 / 8 + 0.3) / 2, 0.5 / 8])
+
+
+def test_lines_on_each_other_are_one():
+    lines = [
+        Line("quest", "quest", 0, 1, [1, 2], [0.5, 0.25]),
+        Line("retro", "retro, window 1", 0, 2, [1, 2], [0.5, 0.25]),
+        Line("retro", "retro, window 2", 1, 2, [1, 2], [0.5, 0.24]),
+    ]
+    assert [line.label for line in merge_coincident(lines)] == ["quest = retro, window 1", "retro, window 2"]
+    assert joined_labels(["quest", "retro, window 1", "retro, window 2"]) == "quest = retro, window 1 / 2"
+
+
+def test_reference_budget_is_one_that_most_methods_have(result_file):
+    points = load_result(result_file).points
+    assert budget_parameter(points) == "budget.ratio"
+    assert reference_budget(points, "budget.ratio") == 0.2
+    assert reference_budget(points[:3] + points[5:6], "budget.ratio") == 0.1
+
+
+def test_error_figure_draws_every_method(result_file):
+    lines = drawn_lines(figures.error_by_budget(load_result(result_file)))
+    assert list(lines) == ["quest = retro, window 1", "retro, window 2", "retro, window 8"]
+    assert lines["retro, window 2"] == [[0.1, 0.45], [0.2, 0.4], [0.5, 0.25]]
+
+
+def test_exposure_figure_marks_what_is_reported(result_file):
+    axes = figures.exposure_by_window(load_result(result_file)).axes[0]
+    assert axes.get_lines()[0].get_xydata() == pytest.approx(np.array([[1, 1.0], [2, 1.1], [8, 1.7]]))
+    reported = axes.collections[0]
+    assert reported.get_offsets().tolist() == [[2, 1.17], [8, 1.60]]
+    assert reported.get_label().startswith("reported")
+
+
+def test_cumulative_error_is_of_one_budget_and_dense(result_file):
+    lines = drawn_lines(figures.cumulative_error_by_step(load_result(result_file)))
+    assert list(lines) == ["dense", "quest = retro, window 1", "retro, window 2", "retro, window 8"]
+    assert [y for _, y in lines["retro, window 2"]] == pytest.approx([0.4] * STEPS)
+    assert [y for _, y in lines["retro, window 8"]] == pytest.approx([(0.8 / 8 + 0.3) / 2] * STEPS)
+
+
+def test_latency_bars_stack_the_stages(result_file):
+    axes = figures.latency_by_stage(load_result(result_file)).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "dense",
+        "quest",
+        "retro, window 1",
+        "retro, window 2",
+        "retro, window 8",
+    ]
+    assert max(bar.get_x() + bar.get_width() for bar in axes.patches) == pytest.approx(10.0 * 5)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_figures_are_the_same_bytes_every_time(result_file, tmp_path, capsys, kind):
+    for folder in ("first", "second"):
+        out = tmp_path / folder
+        assert figures.main([str(result_file), "--out", str(out), "--format", kind]) == 0
+    output = capsys.readouterr()
+    names = sorted(file.name for file in (tmp_path / "first").iterdir())
+    assert names == sorted(f"{name}.{kind}" for name in figures.FIGURES) and output.err == ""
+    for name in names:
+        assert str(tmp_path / "first" / name) in output.out
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
+def test_figures_without_data_are_skipped(tmp_path, capsys):
+    points = [point for point in sweep() if point[1] in ("dense", "quest")]
+    file = write_result(tmp_path / "result.h5", points, leave_out=["latency_", "page_overlap"])
+    assert figures.main([str(file)]) == 0
+    output = capsys.readouterr()
+    assert output.err.splitlines() == [
+        "figures: exposure_by_window skipped: no point has retro.window",
+        "figures: page_overlap_by_budget skipped: no point has page_overlap_mean",
+        "figures: latency_by_stage skipped: no point has latency_us_total_p50",
+    ]
+    assert len(output.out.splitlines()) == 3 and (tmp_path / "figures" / "error_by_budget.png").exists()
+
+
+def write_other(file):
+    with h5py.File(file, "w") as h5:
+        h5.attrs["format"] = "hindsight-trace"
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "status", "words"),
+    [
+        (None, [], 3, "there is no such file"),
+        (lambda file: file.write_bytes(b"no HDF5"), [], 3, "is no HDF5 file"),
+        (write_other, [], 3, "format hindsight-trace"),
+        (lambda file: write_result(file, sweep(), leave_out=[""]), [], 3, "none of the figures"),
+        (lambda file: write_result(file, sweep()), ["--format", "bmp"], 2, "--format"),
+        (lambda file: write_result(file, sweep()), ["--out", "result.h5"], 4, "--out result.h5"),
+    ],
+)
+def test_errors_are_one_line(tmp_path, monkeypatch, capsys, make, options, status, words):
+    monkeypatch.chdir(tmp_path)
+    if make:
+        make(tmp_path / "result.h5")
+    assert figures.main(["result.h5", *options]) == status
+    errors = [line for line in capsys.readouterr().err.splitlines() if "skipped" not in line]
+    assert len(errors) == 1 and errors[0].startswith("figures: error: ") and words in errors[0]
