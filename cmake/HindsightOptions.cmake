@@ -13,6 +13,11 @@ option(HINDSIGHT_WERROR "Warnings are errors" ON)
 set(HINDSIGHT_SANITIZE "" CACHE STRING "Sanitizers, e.g. address,undefined or thread")
 set(HINDSIGHT_CPU_ARCH "x86-64-v3" CACHE STRING "-march of C++ code on x86-64; empty for the compiler's default")
 
+# Programs find the libraries that a tarball brings beside them.
+set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib")
+# As RPATH: a RUNPATH would not be searched for what these libraries need themselves.
+add_link_options(-Wl,--disable-new-dtags)
+
 add_library(hindsight_options INTERFACE)
 target_compile_options(hindsight_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion>
@@ -38,4 +43,9 @@ function(hindsight_library name)
     target_link_libraries(hindsight_${name} INTERFACE hindsight_options ${ARGN})
   endif()
   add_library(hindsight::${name} ALIAS hindsight_${name})
+endfunction()
+
+# Programs that are installed and packed.
+function(hindsight_program target)
+  set_property(GLOBAL APPEND PROPERTY HINDSIGHT_PROGRAMS ${target})
 endfunction()
