@@ -25,12 +25,13 @@ install_packages() {
 # The Python of the project: figures, tests and the formatter, in a virtual environment of the tree. $1: a requirements file.
 install_python() {
   local stamp=.venv/.installed-$(basename "$1" .txt)
-  if [ -e "$stamp" ] && cmp -s "$1" "$stamp"; then return 0; fi
+  # One file may name another: all of them count.
+  if [ -e "$stamp" ] && cat analysis/requirements*.txt | cmp -s - "$stamp"; then return 0; fi
   say "installing Python packages of $1"
   # A Python that lacks ensurepip, or a half-made environment, is made anew.
   [ -x .venv/bin/pip ] || { rm -rf .venv; /usr/bin/python3 -m venv .venv; }
   .venv/bin/pip install -q --disable-pip-version-check -r "$1" >&2
-  cp "$1" "$stamp"
+  cat analysis/requirements*.txt >"$stamp"
 }
 
 build() {

@@ -107,8 +107,8 @@ void run(const RunOptions& options, const CommandLine& line) {
   const ReplaySpec spec = resolve(plan, *backend);
   if (options.dry_run) return print_dry_run(plan, spec, *backend);
 
-  spdlog::info("{} points, {} traces, on {}", spec.points.size(), spec.traces.size(), backend->device_name());
   ResultWriter writer(plan.output, provenance_of(plan, spec, *backend), options.resume);
+  spdlog::info("{} points, {} traces, on {}", spec.points.size(), spec.traces.size(), backend->device_name());
   {
     TerminalObserver observer(!line.quiet);
     run_sweep(plan, spec, *backend, writer, observer);

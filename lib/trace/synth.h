@@ -16,7 +16,7 @@ struct SynthOptions {
   uint64_t seed = 0;
   /// Parts of the logit of query t and key i, in units of the logit (natural log):
   int64_t sinks = 4;          ///< first tokens that every query attends to
-  double sink_strength = 5;   ///< added for them
+  double sink_strength = 11;  ///< added for them
   double locality = 64;       ///< tokens: exp(-(t-i)^2 / 2 locality^2) times
   double local_strength = 4;  ///< this is added
   int64_t topics = 32;        ///< a token has one; the current one changes

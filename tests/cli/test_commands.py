@@ -1,0 +1,212 @@
+"""The command line as a script sees it: exit statuses, one line of error, tables on stdout and everything else on stderr."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+BINARY = os.environ.get("HINDSIGHT_BIN", "")
+pytestmark = pytest.mark.skipif(not BINARY, reason="HINDSIGHT_BIN does not name the program")
+
+SWEEP = """version: 1
+traces: [trace.h5]
+device: cpu
+methods:
+  - {name: dense, selector: dense}
+  - {name: quest, selector: quest, grid: {budget.ratio: [0.1, 0.3]}}
+"""
+
+
+def hindsight(*words: str, cwd: Path, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([BINARY, *words], cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    made = hindsight(
+        *"trace synth -o trace.h5 --tokens 400 --prompt-tokens 340 --layers 4".split(), cwd=folder
+    )
+    assert made.returncode == 0, made.stderr
+    (folder / "sweep.yaml").write_text(SWEEP)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words, status, said",
+    [
+        ("", 2, "subcommand"),
+        ("fly", 2, "hindsight --help"),
+        ("run", 2, "config"),
+        ("run none.yaml", 2, "none.yaml: no such file"),
+        ("run sweep.yaml --fast", 2, "--fast"),
+        ("run sweep.yaml --set repeats=x", 2, "--set repeats=x"),
+        ("run sweep.yaml --device gpu", 2, "--device gpu"),
+        ("run sweep.yaml --set layers=[9]", 2, "does not hold layer 9"),
+        ("run sweep.yaml --set steps.count=61", 2, "steps.count"),
+        ("run sweep.yaml --set steps.from=60", 2, "steps.from"),
+        ("run sweep.yaml --set layers=[0,1]", 2, "no sparse layer is left"),
+        ("run sweep.yaml --set traces=none.h5", 3, "none.h5: no such file"),
+        ("run sweep.yaml --set traces=none*.h5", 3, "no file matches"),
+        ("run sweep.yaml --set traces=sweep.yaml", 3, "not a whole HDF5 file"),
+        ("run sweep.yaml --device cuda:77", 4, "cuda:77"),
+        ("run sweep.yaml -o /proc/none/r.h5", 4, "/proc/none/r.h5"),
+        ("run sweep.yaml -o sweep.yaml", 4, "is not replaced"),
+        ("report none.h5", 4, "none.h5"),
+        ("report trace.h5", 4, "attribute format"),
+        ("methods qest", 2, "did you mean quest"),
+        ("trace info none.h5", 3, "none.h5"),
+        ("trace", 2, "subcommand"),
+        ("trace synth -o x.h5 --q-heads 3", 2, "--q-heads"),
+        ("trace synth -o none/x.h5", 4, "none/x.h5"),
+        ("trace convert sweep.yaml -o x.h5 --prompt-tokens 5", 3, "neither .npz nor .safetensors"),
+    ],
+)
+def test_errors_are_one_line_with_their_status(folder: Path, words: str, status: int, said: str) -> None:
+    for more in ([], ["--quiet"]):
+        done = hindsight(*words.split(), *more, cwd=folder)
+        assert done.returncode == status, done.stderr
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1 and done.stderr.startswith("hindsight: error: ")
+        assert done.stdout == ""
+        assert not (folder / "results").exists(), "an error before the first point leaves no file"
+
+
+@pytest.mark.parametrize(
+    "command", ["", "run", "report", "compare", "trace", "trace synth", "trace convert", "methods", "version"]
+)
+def test_every_help_has_an_example(folder: Path, command: str) -> None:
+    done = hindsight(*command.split(), "--help", cwd=folder)
+    assert done.returncode == 0
+    assert "Example: hindsight" in done.stdout
+
+
+def test_methods_and_version(folder: Path) -> None:
+    assert "retro" in hindsight("methods", cwd=folder).stdout
+    one = hindsight("methods", "quest", cwd=folder).stdout
+    assert "budget.ratio" in one and "per_kv_head | per_query_head" in one
+    version = hindsight("version", cwd=folder).stdout
+    assert "backends" in version and "HDF5" in version
+
+
+def test_a_dry_run_shows_the_points_and_what_they_take_and_writes_nothing(folder: Path) -> None:
+    done = hindsight("run", "sweep.yaml", "--dry-run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("quest") >= 2
+    for word in ("3 points", "peak memory", "time", "output"):
+        assert word in done.stdout
+    assert not (folder / "results").exists()
+
+
+def test_a_run_then_a_report(folder: Path) -> None:
+    done = hindsight("run", "sweep.yaml", "-o", "run/r.h5", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "" and "\r" not in done.stderr, "no bar where stderr is no terminal"
+    assert hindsight("run", "sweep.yaml", "-o", "run/r.h5", "--quiet", cwd=folder).stderr == ""
+    assert "quest" in hindsight("report", "run/r.h5", cwd=folder).stdout
+
+
+def test_an_interrupted_run_keeps_its_points_and_goes_on(folder: Path) -> None:
+    made = hindsight(
+        *"trace synth -o long.h5 --tokens 3000 --prompt-tokens 1000 --layers 6".split(), cwd=folder
+    )
+    assert made.returncode == 0
+    words = [BINARY, "run", "sweep.yaml", "--set", "traces=long.h5", "-o", "cut/r.h5"]
+    running = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
+    while running.poll() is None and not (folder / "cut" / "r.h5").exists():
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    error = running.communicate(timeout=120)[1]
+    if running.returncode == 0:
+        pytest.skip("the sweep was over before the signal came")
+    assert running.returncode == 5 and "--resume" in error
+    with h5py.File(folder / "cut" / "r.h5") as file:
+        kept = len(file["points"])
+        assert 1 <= kept < 3
+    assert subprocess.run([*words, "--resume"], cwd=folder, capture_output=True).returncode == 0
+    words[-1] = "cut/whole.h5"
+    assert subprocess.run(words, cwd=folder, capture_output=True).returncode == 0
+    with h5py.File(folder / "cut" / "r.h5") as resumed, h5py.File(folder / "cut" / "whole.h5") as whole:
+        assert resumed["summary"][...].tobytes() == whole["summary"][...].tobytes()
+
+
+def test_traces_of_python_and_of_the_program_are_the_same_format(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    arrays = {}
+    for layer in (1, 3):
+        arrays[f"layers.{layer}.k"] = rng.standard_normal((50, 2, 8)).astype(np.float16)
+        arrays[f"layers.{layer}.v"] = rng.standard_normal((50, 2, 8)).astype(np.float16)
+        arrays[f"layers.{layer}.q"] = rng.standard_normal((20, 6, 8)).astype(np.float16)
+    for save, name in ((np.savez, "a.npz"), (np.savez_compressed, "b.npz")):
+        save(folder / name, **arrays)
+        done = hindsight("trace", "convert", name, "-o", "c.h5", "--prompt-tokens", "30", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        with h5py.File(folder / "c.h5") as file:
+            assert file.attrs["format"] in ("hindsight-trace", b"hindsight-trace")
+            for name_in_file, array in arrays.items():
+                stored = file[name_in_file.replace(".", "/")]
+                assert stored.dtype == np.float16
+                np.testing.assert_array_equal(stored[...], array)
+        assert hindsight("trace", "validate", "c.h5", cwd=folder).returncode == 0
+
+
+def test_safetensors_are_converted(folder: Path) -> None:
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    rng = np.random.default_rng(2)
+    tensors = {
+        "model.0.keys": rng.standard_normal((40, 1, 8)).astype(np.float32),
+        "model.0.vals": rng.standard_normal((40, 1, 8)).astype(np.float32),
+        "model.0.quer": rng.standard_normal((10, 4, 8)).astype(np.float32),
+    }
+    save_file(tensors, folder / "t.safetensors")
+    names = "--k-name model.{}.keys --v-name model.{}.vals --q-name model.{}.quer".split()
+    done = hindsight(*"trace convert t.safetensors -o s.h5 --prompt-tokens 30".split(), *names, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(folder / "s.h5") as file:
+        np.testing.assert_array_equal(file["layers/0/q"][...], tensors["model.0.quer"])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "header", "offsets"])
+def test_damaged_arrays_are_refused(folder: Path, damage: str) -> None:
+    good = (folder / "a.npz").read_bytes() if (folder / "a.npz").exists() else None
+    if damage == "truncated":
+        if good is None:
+            np.savez(folder / "a.npz", x=np.zeros((3, 3, 3), np.float32))
+            good = (folder / "a.npz").read_bytes()
+        (folder / "bad").write_bytes(good[: len(good) // 2])
+    elif damage == "header":
+        (folder / "bad").write_bytes((2**63).to_bytes(8, "little") + b"{}")
+    else:
+        header = b'{"layers.0.k":{"dtype":"F32","shape":[2,1,2],"data_offsets":[0,99999]}}'
+        (folder / "bad").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    done = hindsight(*"trace convert bad -o x.h5 --prompt-tokens 1".split(), cwd=folder)
+    assert done.returncode == 3 and done.stderr.count("\n") == 1, done.stderr
+    assert not (folder / "x.h5").exists()
+
+
+def test_synthetic_traces_have_sinks_and_locality_and_are_reproducible(folder: Path) -> None:
+    words = "trace synth --tokens 600 --prompt-tokens 500 --layers 1 --dtype float32 --seed 5 -o".split()
+    for threads, name in (("1", "one.h5"), ("3", "three.h5")):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        assert hindsight(*words, name, cwd=folder, env=environment).returncode == 0
+    with h5py.File(folder / "one.h5") as one, h5py.File(folder / "three.h5") as three:
+        for array in "kvq":
+            np.testing.assert_array_equal(one[f"layers/0/{array}"][...], three[f"layers/0/{array}"][...])
+        k, q = one["layers/0/k"][:, 0], one["layers/0/q"][:, 0]
+    logits = q @ k.T / np.sqrt(k.shape[-1])
+    positions = 500 + np.arange(100)[:, None]
+    logits[np.arange(600)[None] > positions] = -np.inf
+    mass = np.exp(logits - logits.max(1, keepdims=True))
+    mass /= mass.sum(1, keepdims=True)
+    distance = positions - np.arange(600)[None]
+    assert mass[:, :4].sum(1).mean() > 20 * 4 / 550, "sinks"
+    assert (mass * (distance >= 0) * (distance < 64)).sum(1).mean() > 2 * 64 / 550, "locality"
+    top = np.sort(mass, 1)[:, ::-1]
+    assert top[:, :27].sum(1).mean() > 0.3, "few keys get much"
