@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -210,3 +212,17 @@ def test_synthetic_traces_have_sinks_and_locality_and_are_reproducible(folder: P
     assert (mass * (distance >= 0) * (distance < 64)).sum(1).mean() > 2 * 64 / 550, "locality"
     top = np.sort(mass, 1)[:, ::-1]
     assert top[:, :27].sum(1).mean() > 0.3, "few keys get much"
+
+
+def test_the_memory_that_a_dry_run_states_is_what_the_run_takes() -> None:
+    root = Path(__file__).parents[2]
+    few = ["--set", "repeats=1", "--set", "steps.count=64"]
+    words = ["run", "configs/page_size.yaml", "--device", "cpu", *few, "-o", "results/none.h5"]
+    stated = re.search(r"peak memory +([\d.]+) MB", hindsight(*words, "--dry-run", cwd=root).stdout)
+    assert stated
+    with tempfile.TemporaryDirectory() as folder:
+        words[-1] = str(Path(folder) / "r.h5")
+        process = subprocess.Popen([BINARY, *words, "--quiet"], cwd=root)
+        _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    assert float(stated[1]) == pytest.approx(usage.ru_maxrss * 1024 / 1e6, rel=0.25)
