@@ -15,10 +15,6 @@
 namespace hindsight::app {
 namespace {
 
-std::string text_of(const ParameterValue& value) {
-  return std::visit([](const auto& v) { return fmt::format("{}", v); }, value);
-}
-
 std::string range_of(const ParameterDoc& doc) {
   if (doc.type == ParameterType::choice) return fmt::format("{}", fmt::join(doc.choices, " | "));
   return fmt::format("{}{} to {}", doc.minimum_excluded ? "above " : "", doc.minimum, doc.maximum);

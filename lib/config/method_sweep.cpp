@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "config/nearest_name.h"
 
@@ -16,26 +17,31 @@ struct Axis {
   std::vector<std::vector<ParameterValue>> values;  // [place][path]
 };
 
+constexpr int64_t most_points = 10000;  // of one method; a sweep of more is a mistake, and may not fit
+
 class MethodExpansion {
  public:
   MethodExpansion(const MapReader& method, std::string name, const MethodDoc& selector,
-                  const MethodCatalog& catalog, const std::string& file, Problems& problems)
+                  const MethodCatalog& catalog, Problems& problems)
       : method_(method),
         name_(std::move(name)),
         selector_(selector),
         catalog_(catalog),
-        file_(file),
         problems_(problems) {}
 
   std::vector<MethodPoint> expand(const std::vector<PathItem>& defaults,
                                   const std::vector<PathItem>& overrides) {
-    for (const PathItem& leaf : overrides) take_value(leaf);
-    for (const PathItem& leaf : flatten(method_, {"name", "selector", "grid", "zip"}, file_, problems_))
+    for (const PathItem& leaf : overrides) {
+      overridden_.insert(leaf.path);
+      take_value(leaf);
+    }
+    for (const PathItem& leaf : flatten(method_, {"name", "selector", "grid", "zip"}, problems_))
       if (!places_.contains(leaf.path)) take_value(leaf);
     if (const YamlItem grid = method_.get("grid"); grid.given()) take_grid(grid);
     if (const YamlItem zip = method_.get("zip"); zip.given()) take_zip(zip);
     for (const PathItem& leaf : defaults) take_default(leaf);
     check_whole();
+    check_refinements();
     return points();
   }
 
@@ -47,7 +53,7 @@ class MethodExpansion {
     for (const ParameterDoc& candidate : selector_.parameters) known.push_back(candidate.path);
     for (const MethodDoc& refinement : catalog_.refinements)
       for (const ParameterDoc& candidate : refinement.parameters) known.push_back(candidate.path);
-    problems_.add(leaf.item.place,
+    problems_.add(leaf.item.key_place,
                   fmt::format("method {}: selector {} has no parameter {}; did you mean {}?", name_,
                               selector_.name, leaf.path, nearest_name(leaf.path, known)));
     return nullptr;
@@ -74,9 +80,9 @@ class MethodExpansion {
 
   /// The list of a path on an axis; nothing where it is replaced on the command line or wrong.
   std::optional<std::vector<ParameterValue>> take_axis(const PathItem& leaf) {
+    if (overridden_.contains(leaf.path)) return std::nullopt;
     if (const auto before = places_.find(leaf.path); before != places_.end()) {
-      if (before->second.rfind("--set", 0) == 0) return std::nullopt;
-      problems_.add(leaf.item.place,
+      problems_.add(leaf.item.key_place,
                     fmt::format("method {}: {} is given twice, here and at {}; once would be right", name_,
                                 leaf.path, before->second));
       return std::nullopt;
@@ -84,23 +90,32 @@ class MethodExpansion {
     places_[leaf.path] = leaf.item.place;
     const ParameterDoc* doc = parameter(leaf);
     if (!doc) return std::nullopt;
+    const std::vector<YamlItem> items = as_list(leaf.item, leaf.path, problems_);
     std::vector<ParameterValue> values;
-    for (const YamlItem& item : as_list(leaf.item, leaf.path, file_, problems_)) {
-      const auto value = as_parameter(item, *doc, problems_);
-      if (!value) return std::nullopt;
-      if (std::find(values.begin(), values.end(), *value) != values.end() && !zipping_)
-        problems_.add(item.place,
-                      fmt::format("method {}: {} stands twice in the grid of {}; once would be right", name_,
-                                  item.node.Scalar(), leaf.path));
-      values.push_back(*value);
-    }
-    if (values.empty()) return std::nullopt;
+    for (const YamlItem& item : items)
+      if (const auto value = as_parameter(item, *doc, problems_)) values.push_back(*value);
+    if (values.empty() || values.size() < items.size()) return std::nullopt;
     return values;
   }
 
+  /// A combination that stands twice would be one point computed twice.
+  void refuse_repeats(const Axis& axis, const std::vector<YamlItem>& items, const std::string& what) {
+    std::map<std::vector<ParameterValue>, size_t> seen;
+    for (size_t i = 0; i < axis.values.size(); ++i) {
+      const auto [before, is_new] = seen.try_emplace(axis.values[i], i);
+      if (is_new) continue;
+      std::string values;
+      for (const ParameterValue& value : axis.values[i])
+        values += (values.empty() ? "" : ", ") + text_of(value);
+      problems_.add(items[i].place,
+                    fmt::format("method {}: {} stands twice in the {} (also at {}); once would be right",
+                                name_, values, what, items[before->second].place));
+    }
+  }
+
   std::vector<PathItem> axes_of(const YamlItem& item, const std::string& what) {
-    const MapReader map(item, fmt::format("method {}: {}", name_, what), file_, problems_);
-    std::vector<PathItem> leaves = flatten(map, {}, file_, problems_);
+    const MapReader map(item, fmt::format("method {}: {}", name_, what), problems_);
+    std::vector<PathItem> leaves = flatten(map, {}, problems_);
     if (item.node.IsMap() && leaves.empty())
       problems_.add(
           item.place,
@@ -114,31 +129,37 @@ class MethodExpansion {
         Axis& axis = axes_.emplace_back();
         axis.paths = {leaf.path};
         for (const ParameterValue& value : *values) axis.values.push_back({value});
+        refuse_repeats(axis, as_list(leaf.item, leaf.path, problems_), "grid of " + leaf.path);
       }
     }
   }
 
   void take_zip(const YamlItem& zip) {
-    zipping_ = true;
     Axis axis;
     std::string first_path;
+    std::vector<YamlItem> first_items;
+    bool even = true;
     for (const PathItem& leaf : axes_of(zip, "zip")) {
       const auto values = take_axis(leaf);
       if (!values) continue;
       if (axis.paths.empty()) {
         axis.values.resize(values->size());
         first_path = leaf.path;
+        first_items = as_list(leaf.item, leaf.path, problems_);
       }
       if (values->size() != axis.values.size()) {
         problems_.add(leaf.item.place,
                       fmt::format("method {}: zip: {} has {} values and {} has {}; as many would be right",
                                   name_, leaf.path, values->size(), first_path, axis.values.size()));
+        even = false;
         continue;
       }
       axis.paths.push_back(leaf.path);
       for (size_t i = 0; i < values->size(); ++i) axis.values[i].push_back((*values)[i]);
     }
-    if (!axis.paths.empty()) axes_.push_back(std::move(axis));
+    if (axis.paths.empty()) return;
+    if (even) refuse_repeats(axis, first_items, "zip");
+    axes_.push_back(std::move(axis));
   }
 
   /// What concerns several parameters at once.
@@ -160,14 +181,36 @@ class MethodExpansion {
           method_.place(),
           fmt::format("method {}: selector {} needs a budget; budget.ratio or budget.tokens would be right",
                       name_, selector_.name));
-    for (const MethodDoc& refinement : catalog_.refinements)
-      for (const ParameterDoc& doc : refinement.parameters)
-        if (given(doc.path.c_str()) && selector_.evicts)
-          problems_.add(places_[doc.path], fmt::format("method {}: {} cannot refine {}: {}", name_,
-                                                       refinement.name, selector_.name, selector_.refusal));
+    double points = 1;
+    for (const Axis& axis : axes_) points *= static_cast<double>(axis.values.size());
+    if (points > static_cast<double>(most_points))
+      problems_.add(method_.place(), fmt::format("method {}: makes {} points; at most {} would be right",
+                                                 name_, points, most_points));
+  }
+
+  bool is_refined_by(const MethodDoc& refinement) const {
+    return std::any_of(refinement.parameters.begin(), refinement.parameters.end(),
+                       [&](const ParameterDoc& doc) { return places_.contains(doc.path); });
+  }
+
+  void check_refinements() {
+    for (const MethodDoc& refinement : catalog_.refinements) {
+      if (!is_refined_by(refinement)) continue;
+      for (const ParameterDoc& doc : refinement.parameters) {
+        if (const auto given = places_.find(doc.path); given == places_.end()) {
+          if (!doc.default_value)
+            problems_.add(method_.place(), fmt::format("method {}: {} needs {}; give it, or leave {} out",
+                                                       name_, refinement.name, doc.path, refinement.name));
+        } else if (selector_.evicts) {
+          problems_.add(given->second, fmt::format("method {}: {} cannot refine {}: {}", name_,
+                                                   refinement.name, selector_.name, selector_.refusal));
+        }
+      }
+    }
   }
 
   std::vector<MethodPoint> points() const {
+    if (!problems_.empty()) return {};  // among them may be that these are too many to make
     MethodPoint base;
     base.name = name_;
     base.selector = selector_.name;
@@ -175,6 +218,10 @@ class MethodExpansion {
       const bool of_ratio_only = doc.path == "budget.min_tokens" && places_.contains("budget.tokens");
       if (doc.default_value && !of_ratio_only) base.parameters.set(doc.path, *doc.default_value);
     }
+    for (const MethodDoc& refinement : catalog_.refinements)
+      if (is_refined_by(refinement))
+        for (const ParameterDoc& doc : refinement.parameters)
+          if (doc.default_value) base.parameters.set(doc.path, *doc.default_value);
     for (const auto& [path, value] : fixed_) base.parameters.set(path, value);
     std::vector<MethodPoint> points{base};
     for (const Axis& axis : axes_) {
@@ -194,26 +241,24 @@ class MethodExpansion {
   std::string name_;
   const MethodDoc& selector_;
   const MethodCatalog& catalog_;
-  const std::string& file_;
   Problems& problems_;
-  bool zipping_ = false;
+  std::set<std::string> overridden_;           // on the command line
   std::map<std::string, std::string> places_;  // of every path that was given, right or wrong
   std::map<std::string, ParameterValue> fixed_;
   std::vector<Axis> axes_;
 };
 
 void flatten_into(std::vector<PathItem>& leaves, const std::string& prefix, const YamlItem& item,
-                  const std::string& file, Problems& problems) {
+                  Problems& problems) {
   if (!item.node.IsMap()) {
     leaves.push_back({prefix, item});
     return;
   }
-  const MapReader map(item, prefix, file, problems);
+  const MapReader map(item, prefix, problems);
   if (map.entries().empty())
     problems.add(item.place,
                  fmt::format("{}: is an empty map; leave it out, or give its parameters", prefix));
-  for (const auto& [key, value] : map.entries())
-    flatten_into(leaves, prefix + "." + key, value, file, problems);
+  for (const auto& [key, value] : map.entries()) flatten_into(leaves, prefix + "." + key, value, problems);
 }
 
 }  // namespace
@@ -229,19 +274,19 @@ const ParameterDoc* find_parameter(const MethodCatalog& catalog, const MethodDoc
 }
 
 std::vector<PathItem> flatten(const MapReader& map, const std::vector<std::string>& except,
-                              const std::string& file, Problems& problems) {
+                              Problems& problems) {
   std::vector<PathItem> leaves, unique;
   for (const auto& [key, item] : map.entries())
     if (std::find(except.begin(), except.end(), key) == except.end())
-      flatten_into(leaves, key, item, file, problems);
+      flatten_into(leaves, key, item, problems);
   for (const PathItem& leaf : leaves) {
     const auto before = std::find_if(unique.begin(), unique.end(),
                                      [&](const PathItem& other) { return other.path == leaf.path; });
     if (before == unique.end())
       unique.push_back(leaf);
     else
-      problems.add(leaf.item.place, fmt::format("{} is given twice, here and at {}; once would be right",
-                                                leaf.path, before->item.place));
+      problems.add(leaf.item.key_place, fmt::format("{} is given twice, here and at {}; once would be right",
+                                                    leaf.path, before->item.place));
   }
   return unique;
 }
@@ -249,7 +294,7 @@ std::vector<PathItem> flatten(const MapReader& map, const std::vector<std::strin
 std::vector<MethodPoint> expand_method(const MapReader& method, const std::string& name,
                                        const std::vector<PathItem>& defaults,
                                        const std::vector<PathItem>& overrides, const MethodCatalog& catalog,
-                                       const std::string& file, Problems& problems) {
+                                       Problems& problems) {
   const YamlItem item = method.get("selector");
   if (!item.given()) {
     problems.add(method.place(),
@@ -266,7 +311,7 @@ std::vector<MethodPoint> expand_method(const MapReader& method, const std::strin
                                          *selector_name, nearest_name(*selector_name, known)));
     return {};
   }
-  return MethodExpansion(method, name, *selector, catalog, file, problems).expand(defaults, overrides);
+  return MethodExpansion(method, name, *selector, catalog, problems).expand(defaults, overrides);
 }
 
 }  // namespace hindsight

@@ -17,14 +17,14 @@ struct PathItem {
 
 /// The leaves of nested maps and dotted keys: {budget: {ratio: 0.1}} and {budget.ratio: 0.1} are the same.
 std::vector<PathItem> flatten(const MapReader& map, const std::vector<std::string>& except,
-                              const std::string& file, Problems& problems);
+                              Problems& problems);
 
 /// Expands a method. `defaults` are used where the method has the parameter and gives none itself;
 /// `overrides` replace values and axes. Problems are added, and then what is returned is incomplete.
 std::vector<MethodPoint> expand_method(const MapReader& method, const std::string& name,
                                        const std::vector<PathItem>& defaults,
                                        const std::vector<PathItem>& overrides, const MethodCatalog& catalog,
-                                       const std::string& file, Problems& problems);
+                                       Problems& problems);
 
 /// The parameter at a path: of the selector, or of a refinement. nullptr where there is none.
 const ParameterDoc* find_parameter(const MethodCatalog& catalog, const MethodDoc& selector,

@@ -1,5 +1,7 @@
 #include "config/parameters.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -14,6 +16,10 @@ const ParameterValue& value_of(const ParameterSet& set, std::string_view path) {
 }
 
 }  // namespace
+
+std::string text_of(const ParameterValue& value) {
+  return std::visit([](const auto& v) { return fmt::format("{}", v); }, value);
+}
 
 int64_t ParameterSet::integer(std::string_view path) const {
   return std::get<int64_t>(value_of(*this, path));

@@ -13,6 +13,8 @@
 namespace hindsight {
 
 using ParameterValue = std::variant<int64_t, double, std::string>;
+/// As written in configurations and tables; reals in the fewest digits that read back as the same value.
+std::string text_of(const ParameterValue& value);
 enum class ParameterType { integer, real, choice };
 
 /// One parameter as the user meets it: in `hindsight methods`, in configurations, as a column of /summary.

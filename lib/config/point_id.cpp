@@ -12,8 +12,7 @@ std::string point_id(const MethodPoint& point, const StepRange& steps, const std
                      const std::string& trace_digest) {
   std::string text = fmt::format("name={}\nselector={}\n", point.name, point.selector);
   for (const auto& [path, value] : point.parameters.values())
-    text +=
-        fmt::format("{}={}\n", path, std::visit([](const auto& v) { return fmt::format("{}", v); }, value));
+    text += fmt::format("{}={}\n", path, text_of(value));
   text += fmt::format("steps={}+{}\nlayers={}\ntrace={}\n", steps.from,
                       steps.count ? fmt::format("{}", *steps.count) : "all", fmt::join(layers, ","),
                       trace_digest);

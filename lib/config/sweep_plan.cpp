@@ -4,7 +4,10 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
+#include <set>
+#include <string_view>
 
 #include "config/method_sweep.h"
 #include "config/nearest_name.h"
@@ -23,11 +26,14 @@ class PlanLoader {
         name_(file.string()),
         catalog_(catalog),
         root_(load_yaml_map(file)),
-        top_({root_, name_}, "configuration", name_, problems_) {
+        top_(whole_file(root_, name_), "configuration", problems_),
+        override_device_(overrides.device) {
     plan_.file = file;
     take_overrides(overrides.set);
     if (overrides.output) plan_.output = *overrides.output;
-    if (overrides.device) override_device_ = *overrides.device;
+    for (const auto* docs : {&catalog.selectors, &catalog.refinements})
+      for (const MethodDoc& doc : *docs)
+        for (const ParameterDoc& parameter : doc.parameters) parameter_paths_.insert(parameter.path);
   }
 
   SweepPlan load() {
@@ -37,8 +43,8 @@ class PlanLoader {
     take_steps();
     take_device();
     take_measure();
-    if (const auto repeats = take_integer("repeats", 1)) plan_.repeats = *repeats;
-    if (const auto batch = take_integer("batch", 1)) plan_.batch = *batch;
+    if (const auto repeats = take_integer("repeats", 1, 1000000)) plan_.repeats = *repeats;
+    if (const auto batch = take_integer("batch", 1, 65536)) plan_.batch = *batch;
     take_output();
     take_methods();
     take_traces();
@@ -56,11 +62,13 @@ class PlanLoader {
   void take_overrides(const std::vector<std::string>& texts) {
     for (const std::string& text : texts) {
       const size_t equals = text.find('=');
+      const std::string path = text.substr(0, equals), place = "--set " + text;
       if (equals == std::string::npos || equals == 0)
-        throw ConfigError(fmt::format("--set {}: no path=value; e.g. --set repeats=5 would be right", text));
-      const std::string path = text.substr(0, equals);
-      if (overrides_.contains(path)) throw ConfigError(fmt::format("--set {}: {} is set twice", text, path));
-      overrides_[path] = parse_yaml_value(text.substr(equals + 1), "--set " + text);
+        problems_.add(place, "no path=value; e.g. --set repeats=5 would be right");
+      else if (overrides_.contains(path))
+        problems_.add(place, path + " is set twice; once would be right");
+      else if (const auto value = parse_yaml_value(text.substr(equals + 1), place, problems_))
+        overrides_.emplace(path, *value);
     }
   }
 
@@ -68,23 +76,27 @@ class PlanLoader {
   YamlItem get(const std::string& path, const MapReader& map, const std::string& key) {
     settable_.push_back(path);
     if (const auto found = overrides_.find(path); found != overrides_.end()) {
-      used_[path] = true;
+      used_.insert(path);
       return found->second;
     }
     return map.get(key);
   }
   YamlItem get(const std::string& key) { return get(key, top_, key); }
 
-  std::optional<int64_t> at_least(const YamlItem& item, const std::string& what, int64_t least) {
+  static constexpr int64_t no_limit = std::numeric_limits<int64_t>::max();
+
+  std::optional<int64_t> in_range(const YamlItem& item, const std::string& what, int64_t least,
+                                  int64_t most = no_limit) {
     if (!item.given()) return std::nullopt;
     const auto value = as_integer(item, what, problems_);
-    if (!value || *value >= least) return value;
-    problems_.add(item.place,
-                  fmt::format("{}: {} is out of range; at least {} would be right", what, *value, least));
+    if (!value || (*value >= least && *value <= most)) return value;
+    const std::string right =
+        most == no_limit ? fmt::format("at least {}", least) : fmt::format("{} to {}", least, most);
+    problems_.add(item.place, fmt::format("{}: {} is out of range; {} would be right", what, *value, right));
     return std::nullopt;
   }
-  std::optional<int64_t> take_integer(const std::string& key, int64_t least) {
-    return at_least(get(key), key, least);
+  std::optional<int64_t> take_integer(const std::string& key, int64_t least, int64_t most) {
+    return in_range(get(key), key, least, most);
   }
 
   void take_version() {
@@ -101,8 +113,8 @@ class PlanLoader {
     if (!item.node.IsSequence())
       return problems_.add(item.place, "layers: is no list; all, or a list such as [2, 5] would be right");
     std::vector<int64_t> layers;
-    for (const YamlItem& entry : as_list(item, "layers", name_, problems_)) {
-      const auto layer = at_least(entry, "layers", 0);
+    for (const YamlItem& entry : as_list(item, "layers", problems_)) {
+      const auto layer = in_range(entry, "layers", 0);
       if (!layer) continue;
       if (std::find(layers.begin(), layers.end(), *layer) != layers.end())
         problems_.add(entry.place, fmt::format("layers: {} stands twice; once would be right", *layer));
@@ -112,20 +124,22 @@ class PlanLoader {
   }
 
   void take_steps() {
-    YamlItem item = top_.get("steps");
-    if (!item.given()) item = {YAML::Node(YAML::NodeType::Map), name_};
-    const MapReader steps(item, "steps", name_, problems_);
+    const YamlItem item = top_.get("steps");
+    const MapReader steps(item.given() ? item : whole_file(YAML::Node(YAML::NodeType::Map), name_), "steps",
+                          problems_);
     steps.refuse_unknown({"from", "count"});
-    if (const auto from = at_least(get("steps.from", steps, "from"), "steps.from", 0))
+    if (const auto from = in_range(get("steps.from", steps, "from"), "steps.from", 0))
       plan_.steps.from = *from;
     const YamlItem count = get("steps.count", steps, "count");
     if (count.given() && !(count.node.IsScalar() && count.node.Scalar() == "all"))
-      plan_.steps.count = at_least(count, "steps.count", 1);
+      plan_.steps.count = in_range(count, "steps.count", 1);
   }
 
   void take_device() {
-    YamlItem item = get("device");
-    if (override_device_) item = {YAML::Node(*override_device_), "--device " + *override_device_};
+    const YamlItem in_file = get("device");
+    const std::string argument = override_device_ ? "--device " + *override_device_ : "";
+    const YamlItem item =
+        override_device_ ? YamlItem{YAML::Node(*override_device_), argument, "", argument} : in_file;
     if (!item.given()) return;
     const auto device = as_string(item, "device", problems_);
     if (!device) return;
@@ -143,7 +157,7 @@ class PlanLoader {
   void take_measure() {
     const YamlItem item = get("measure");
     if (!item.given()) return;
-    const std::vector<YamlItem> entries = as_list(item, "measure", name_, problems_);
+    const std::vector<YamlItem> entries = as_list(item, "measure", problems_);
     plan_.measure_fidelity = plan_.measure_latency = false;
     for (const YamlItem& entry : entries) {
       const auto what = as_string(entry, "measure", problems_);
@@ -178,64 +192,114 @@ class PlanLoader {
     if (item.node.IsScalar())
       entries = {item};
     else
-      entries = as_list(item, "traces", name_, problems_);
+      entries = as_list(item, "traces", problems_);
     for (const YamlItem& entry : entries)
       if (const auto pattern = as_string(entry, "traces", problems_))
         trace_patterns_.emplace_back(*pattern, entry.place);
   }
 
+  /// What a pattern of the configuration stands for; empty where a glob matches nothing.
+  std::vector<std::filesystem::path> files_of(const std::string& pattern) const {
+    const std::filesystem::path literal = (file_.parent_path() / pattern).lexically_normal();
+    std::error_code ignored;
+    if (pattern.find_first_of("*?[") == std::string::npos || std::filesystem::exists(literal, ignored))
+      return {literal};
+    std::string folder;  // its own name may hold what is special in a pattern
+    for (const char c : file_.parent_path().string()) {
+      if (std::string_view("*?[]\\").find(c) != std::string_view::npos) folder += '\\';
+      folder += c;
+    }
+    std::vector<std::filesystem::path> found;
+    glob_t matches{};
+    const int status = glob((std::filesystem::path(folder) / pattern).c_str(), 0, nullptr, &matches);
+    for (size_t i = 0; status == 0 && i < matches.gl_pathc; ++i)
+      found.push_back(std::filesystem::path(matches.gl_pathv[i]).lexically_normal());
+    globfree(&matches);
+    return found;
+  }
+
   void expand_globs() {
+    Problems unmatched;
     for (const auto& [pattern, place] : trace_patterns_) {
-      const std::string path = (file_.parent_path() / pattern).lexically_normal().string();
-      std::vector<std::filesystem::path> found;
-      if (pattern.find_first_of("*?[") == std::string::npos) {
-        found = {path};
-      } else {
-        glob_t matches{};
-        const int status = glob(path.c_str(), 0, nullptr, &matches);
-        for (size_t i = 0; status == 0 && i < matches.gl_pathc; ++i) found.emplace_back(matches.gl_pathv[i]);
-        globfree(&matches);
-        if (found.empty())
-          throw TraceError(
-              fmt::format("{}: traces: no file matches {}; a pattern with at least one match would be right",
-                          place, path));
-      }
+      const std::vector<std::filesystem::path> found = files_of(pattern);
+      if (found.empty())
+        unmatched.add(
+            place, fmt::format("traces: no file matches {}; a pattern with at least one match would be right",
+                               (file_.parent_path() / pattern).lexically_normal().string()));
       for (const auto& trace : found)
         if (std::find(plan_.traces.begin(), plan_.traces.end(), trace) == plan_.traces.end())
           plan_.traces.push_back(trace);
     }
+    if (!unmatched.empty()) throw TraceError(unmatched.text());
   }
 
+  /// Checked here once, whether or not a method uses them.
   std::vector<PathItem> take_defaults() {
-    const YamlItem item = top_.get("defaults");
-    if (!item.given()) return {};
-    const MapReader map(item, "defaults", name_, problems_);
-    std::vector<PathItem> defaults;
+    std::map<std::string, const ParameterDoc*> docs;
     std::vector<std::string> known;
     for (const MethodDoc& selector : catalog_.selectors)
-      for (const ParameterDoc& doc : selector.parameters) known.push_back(doc.path);
-    for (const PathItem& leaf : flatten(map, {}, name_, problems_)) {
-      if (std::find(known.begin(), known.end(), leaf.path) != known.end())
-        defaults.push_back(leaf);
+      for (const ParameterDoc& doc : selector.parameters)
+        if (docs.try_emplace(doc.path, &doc).second) known.push_back(doc.path);
+    for (const std::string& path : known) settable_.push_back("defaults." + path);
+
+    std::vector<PathItem> defaults = overrides_under("defaults.");
+    if (const YamlItem item = top_.get("defaults"); item.given())
+      for (const PathItem& leaf : flatten(MapReader(item, "defaults", problems_), {}, problems_))
+        if (std::none_of(defaults.begin(), defaults.end(),
+                         [&](const PathItem& other) { return other.path == leaf.path; }))
+          defaults.push_back(leaf);
+
+    std::map<std::string, std::string> places;
+    for (const PathItem& leaf : defaults) {
+      places[leaf.path] = leaf.item.place;
+      if (const auto doc = docs.find(leaf.path); doc != docs.end())
+        as_parameter(leaf.item, *doc->second, problems_);
       else
-        problems_.add(leaf.item.place, fmt::format("defaults: no selector has a parameter {}; did you mean "
-                                                   "{}? (what a refinement takes stands in "
-                                                   "the method that it refines)",
-                                                   leaf.path, nearest_name(leaf.path, known)));
+        problems_.add(leaf.item.key_place,
+                      fmt::format("defaults: no selector has a parameter {}; did you mean {}? (what a "
+                                  "refinement takes stands in the method that it refines)",
+                                  leaf.path, nearest_name(leaf.path, known)));
     }
+    if (places.contains("budget.tokens"))
+      for (const char* of_ratio : {"budget.ratio", "budget.min_tokens"})
+        if (places.contains(of_ratio))
+          problems_.add(
+              places[of_ratio],
+              fmt::format("defaults: {} contradicts budget.tokens (at {}); one of them would be right",
+                          of_ratio, places["budget.tokens"]));
     return defaults;
   }
 
-  /// Overrides "methods.<name>.<path>" of a method, as paths.
-  std::vector<PathItem> overrides_of(const std::string& method) {
+  /// Overrides below a prefix such as "defaults.", with what follows it as path.
+  std::vector<PathItem> overrides_under(const std::string& prefix) {
     std::vector<PathItem> found;
-    const std::string prefix = "methods." + method + ".";
     for (const auto& [path, item] : overrides_) {
       if (path.rfind(prefix, 0) != 0) continue;
-      used_[path] = true;
+      // Names may hold dots: methods.a.b.k_min is of the method a.b, where there is one, and not of a.
+      if (std::any_of(method_prefixes_.begin(), method_prefixes_.end(), [&](const std::string& other) {
+            return other.size() > prefix.size() && path.rfind(other, 0) == 0;
+          }))
+        continue;
+      used_.insert(path);
       found.push_back({path.substr(prefix.size()), item});
     }
     return found;
+  }
+
+  /// The name of a method: it stands in tables and messages.
+  std::optional<std::string> take_name(const YamlItem& item) {
+    constexpr size_t most = 64;
+    const auto name = as_string(item, "method: name", problems_);
+    if (!name) return std::nullopt;
+    const bool plain = std::none_of(name->begin(), name->end(), [](char c) {
+      return static_cast<unsigned char>(c) < 0x20 || c == 0x7f || c == '=';
+    });
+    if (plain && name->size() <= most) return name;
+    problems_.add(item.place,
+                  fmt::format("method: name: at most {} characters, none of them '=' or a control character, "
+                              "would be right",
+                              most));
+    return std::nullopt;
   }
 
   void take_methods() {
@@ -243,32 +307,36 @@ class PlanLoader {
     const YamlItem item = top_.get("methods");
     if (!item.given())
       return problems_.add(name_ + ":1:1", "methods is missing; a list of methods would be right");
+    std::vector<std::pair<std::string, MapReader>> named;
     std::map<std::string, std::string> places;
-    for (const YamlItem& entry : as_list(item, "methods", name_, problems_)) {
-      const MapReader method(entry, "method", name_, problems_);
+    for (const YamlItem& entry : as_list(item, "methods", problems_)) {
+      MapReader method(entry, "method", problems_);
       if (!entry.node.IsMap()) continue;
       const YamlItem name_item = method.get("name");
       if (!name_item.given()) {
         problems_.add(entry.place, "method: name is missing; a name of your choice would be right");
         continue;
       }
-      const auto name = as_string(name_item, "method: name", problems_);
+      const auto name = take_name(name_item);
       if (!name) continue;
-      settable_.push_back("methods." + *name + ".budget.ratio");
-      if (const auto before = places.find(*name); before != places.end()) {
+      if (const auto [before, is_new] = places.try_emplace(*name, name_item.place); !is_new) {
         problems_.add(name_item.place,
                       fmt::format("method {}: the name is taken (at {}); another one would be right", *name,
                                   before->second));
         continue;
       }
-      places[*name] = name_item.place;
-      for (MethodPoint& point :
-           expand_method(method, *name, defaults, overrides_of(*name), catalog_, name_, problems_))
+      method_prefixes_.push_back("methods." + *name + ".");
+      for (const std::string& path : parameter_paths_) settable_.push_back(method_prefixes_.back() + path);
+      named.emplace_back(*name, std::move(method));
+    }
+    for (const auto& [name, method] : named) {
+      const std::vector<PathItem> overrides = overrides_under("methods." + name + ".");
+      for (MethodPoint& point : expand_method(method, name, defaults, overrides, catalog_, problems_))
         plan_.points.push_back(std::move(point));
     }
   }
 
-  /// The configuration with everything said: it can be run as it is.
+  /// The configuration with everything said: in the folder of the file it can be run as it is.
   std::string resolved_yaml() const {
     YAML::Emitter out;
     out << YAML::BeginMap << YAML::Key << "version" << YAML::Value << 1;
@@ -291,7 +359,8 @@ class PlanLoader {
     if (plan_.measure_latency) out << "latency";
     out << YAML::EndSeq << YAML::Key << "repeats" << YAML::Value << plan_.repeats;
     out << YAML::Key << "batch" << YAML::Value << plan_.batch;
-    out << YAML::Key << "output" << YAML::Value << plan_.output.generic_string();
+    out << YAML::Key << "output" << YAML::Value
+        << plan_.output.lexically_proximate(file_.parent_path()).generic_string();
     out << YAML::Key << "methods" << YAML::Value << YAML::BeginSeq;
     for (size_t first = 0; first < plan_.points.size();) {
       size_t last = first;
@@ -301,10 +370,6 @@ class PlanLoader {
     }
     out << YAML::EndSeq << YAML::EndMap;
     return std::string(out.c_str()) + "\n";
-  }
-
-  static std::string scalar(const ParameterValue& value) {
-    return std::visit([](const auto& v) { return fmt::format("{}", v); }, value);
   }
 
   /// Points [first, last) of one method: what they share as values, the rest as a zip.
@@ -319,7 +384,7 @@ class PlanLoader {
                       plan_.points.begin() + static_cast<std::ptrdiff_t>(last),
                       [&](const MethodPoint& point) { return point.parameters.values().at(path) == value; });
       if (shared)
-        out << YAML::Key << path << YAML::Value << scalar(value);
+        out << YAML::Key << path << YAML::Value << text_of(value);
       else
         varying.push_back(path);
     }
@@ -328,7 +393,7 @@ class PlanLoader {
       for (const std::string& path : varying) {
         out << YAML::Key << path << YAML::Value << YAML::Flow << YAML::BeginSeq;
         for (size_t point = first; point < last; ++point)
-          out << scalar(plan_.points[point].parameters.values().at(path));
+          out << text_of(plan_.points[point].parameters.values().at(path));
         out << YAML::EndSeq;
       }
       out << YAML::EndMap;
@@ -343,8 +408,10 @@ class PlanLoader {
   YAML::Node root_;
   MapReader top_;
   std::map<std::string, YamlItem> overrides_;
-  std::map<std::string, bool> used_;
-  std::vector<std::string> settable_;  // paths that --set may name, for suggestions
+  std::set<std::string> used_;                // of the overrides
+  std::set<std::string> parameter_paths_;     // of all selectors and refinements
+  std::vector<std::string> method_prefixes_;  // "methods.<name>."
+  std::vector<std::string> settable_;         // paths that --set may name, for suggestions
   std::optional<std::string> override_device_;
   std::vector<std::pair<std::string, std::string>> trace_patterns_;  // pattern, place
   SweepPlan plan_;

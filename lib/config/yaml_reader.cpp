@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <yaml-cpp/depthguard.h>
 
 #include <algorithm>
 #include <charconv>
@@ -21,13 +22,40 @@ bool is_null(const YAML::Node& node) {
 }
 
 /// Quoted scalars carry the tag "!": they are text, whatever they look like.
-bool is_quoted(const YAML::Node& node) { return node.Tag() == "!"; }
+bool is_quoted(const YAML::Node& node) { return node.Tag() == "!" || node.Tag() == "tag:yaml.org,2002:str"; }
+
+/// "file:line:column" of a node.
+std::string place_of(const std::string& file, const YAML::Node& node) {
+  const YAML::Mark mark = node.Mark();
+  return mark.line < 0 ? file : fmt::format("{}:{}:{}", file, mark.line + 1, mark.column + 1);
+}
+
+/// What a user wrote may hold line ends or bytes that upset a terminal; a message is one line.
+std::string on_one_line(const std::string& text) {
+  std::string line;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f)
+      line += fmt::format("\\x{:02x}", byte);
+    else
+      line += c;
+  }
+  return line;
+}
+
+std::string shortened(const std::string& text) {
+  size_t most = 60;
+  if (text.size() <= most) return text;
+  while ((static_cast<unsigned char>(text[most]) & 0xc0) == 0x80) --most;  // not inside a UTF-8 character
+  return text.substr(0, most) + "...";
+}
 
 std::string kind_of(const YAML::Node& node) {
   if (is_null(node)) return "nothing";
   if (node.IsMap()) return "a map";
   if (node.IsSequence()) return "a list";
-  return is_quoted(node) ? fmt::format("the text \"{}\"", node.Scalar()) : fmt::format("'{}'", node.Scalar());
+  const std::string text = shortened(node.Scalar());
+  return is_quoted(node) ? fmt::format("the text \"{}\"", text) : fmt::format("'{}'", text);
 }
 
 /// Follows every alias: a small file can stand for billions of values.
@@ -50,18 +78,30 @@ void check_size(const YAML::Node& node, const std::string& file, int depth, int&
 
 std::string Problems::text() const { return fmt::format("{}", fmt::join(lines_, "\n")); }
 
-std::string place_of(const std::string& file, const YAML::Node& node) {
-  const YAML::Mark mark = node.Mark();
-  return mark.line < 0 ? file : fmt::format("{}:{}:{}", file, mark.line + 1, mark.column + 1);
+YamlItem YamlItem::part(const YAML::Node& inner) const {
+  const std::string inner_place = file.empty() || inner.Mark().line < 0 ? place : place_of(file, inner);
+  return {inner, inner_place, file, inner_place};
+}
+
+YamlItem whole_file(const YAML::Node& node, const std::string& file) { return {node, file, file, file}; }
+
+void Problems::add(const std::string& place, const std::string& what) {
+  std::string line = on_one_line(place + ": " + what);
+  if (std::find(lines_.begin(), lines_.end(), line) == lines_.end()) lines_.push_back(std::move(line));
 }
 
 YAML::Node load_yaml_map(const std::filesystem::path& file) {
+  constexpr std::uintmax_t most_bytes = 1 << 20;
   const std::string name = file.string();
-  if (!std::filesystem::exists(file))
+  std::error_code ignored;  // a path that cannot even be looked up names no file
+  if (!std::filesystem::exists(file, ignored))
     throw ConfigError(
         fmt::format("{}: no such file; the path of a configuration (YAML) would be right", name));
-  if (!std::filesystem::is_regular_file(file))
+  if (!std::filesystem::is_regular_file(file, ignored))
     throw ConfigError(fmt::format("{}: not a regular file; a configuration (YAML) would be right", name));
+  if (const std::uintmax_t bytes = std::filesystem::file_size(file, ignored); bytes > most_bytes)
+    throw ConfigError(
+        fmt::format("{}: {} bytes are no configuration; at most {} would be right", name, bytes, most_bytes));
   std::ifstream stream(file, std::ios::binary);
   std::stringstream text;
   text << stream.rdbuf();
@@ -69,9 +109,12 @@ YAML::Node load_yaml_map(const std::filesystem::path& file) {
   std::vector<YAML::Node> documents;
   try {
     documents = YAML::LoadAll(text.str());
+  } catch (const YAML::DeepRecursion& error) {
+    throw ConfigError(fmt::format("{}:{}:{}: nested {} deep; a configuration is flatter", name,
+                                  error.mark.line + 1, error.mark.column + 1, error.depth()));
   } catch (const YAML::Exception& error) {
-    throw ConfigError(
-        fmt::format("{}:{}:{}: not YAML: {}", name, error.mark.line + 1, error.mark.column + 1, error.msg));
+    throw ConfigError(fmt::format("{}:{}:{}: not YAML: {}", name, error.mark.line + 1, error.mark.column + 1,
+                                  on_one_line(error.msg)));
   }
   if (documents.empty() || is_null(documents.front()))
     throw ConfigError(
@@ -87,11 +130,13 @@ YAML::Node load_yaml_map(const std::filesystem::path& file) {
   return documents.front();
 }
 
-YamlItem parse_yaml_value(const std::string& text, const std::string& place) {
+std::optional<YamlItem> parse_yaml_value(const std::string& text, const std::string& place,
+                                         Problems& problems) {
   try {
-    return {YAML::Load(text), place};
+    return YamlItem{YAML::Load(text), place, "", place};
   } catch (const YAML::Exception& error) {
-    throw ConfigError(fmt::format("{}: the value is not YAML: {}", place, error.msg));
+    problems.add(place, "the value is not YAML: " + error.msg);
+    return std::nullopt;
   }
 }
 
@@ -139,16 +184,14 @@ std::optional<std::string> as_string(const YamlItem& item, const std::string& wh
   return item.node.Scalar();
 }
 
-std::vector<YamlItem> as_list(const YamlItem& item, const std::string& what, const std::string& file,
-                              Problems& problems) {
+std::vector<YamlItem> as_list(const YamlItem& item, const std::string& what, Problems& problems) {
   std::vector<YamlItem> items;
   if (!item.node.IsSequence() || item.node.size() == 0) {
     problems.add(item.place, fmt::format("{}: is {}; a list of at least one value would be right", what,
                                          item.node.IsSequence() ? "empty" : kind_of(item.node)));
     return items;
   }
-  const bool from_file = item.place.rfind("--set", 0) != 0;
-  for (const auto& node : item.node) items.push_back({node, from_file ? place_of(file, node) : item.place});
+  for (const auto& node : item.node) items.push_back(item.part(node));
   return items;
 }
 
@@ -182,49 +225,50 @@ std::optional<ParameterValue> as_parameter(const YamlItem& item, const Parameter
   const auto value = as_string(item, doc.path, problems);
   if (!value) return std::nullopt;
   if (std::find(doc.choices.begin(), doc.choices.end(), *value) == doc.choices.end()) {
-    problems.add(item.place,
-                 fmt::format("{}: '{}' is no choice; {} would be right, did you mean {}?", doc.path, *value,
-                             fmt::join(doc.choices, " or "), nearest_name(*value, doc.choices)));
+    problems.add(item.place, fmt::format("{}: '{}' is no choice; {} would be right, did you mean {}?",
+                                         doc.path, shortened(*value), fmt::join(doc.choices, " or "),
+                                         nearest_name(*value, doc.choices)));
     return std::nullopt;
   }
   return *value;
 }
 
-MapReader::MapReader(const YamlItem& item, std::string what, std::string file, Problems& problems)
+MapReader::MapReader(const YamlItem& item, std::string what, Problems& problems)
     : what_(std::move(what)), place_(item.place), problems_(problems) {
   if (!item.node.IsMap()) {
     problems.add(item.place, fmt::format("{}: is {}; a map would be right", what_, kind_of(item.node)));
     return;
   }
-  const bool from_file = item.place.rfind("--set", 0) != 0;
   for (const auto& entry : item.node) {
-    const std::string place = from_file ? place_of(file, entry.first) : item.place;
+    const std::string key_place = item.part(entry.first).place;
     if (!entry.first.IsScalar() || is_null(entry.first)) {
-      problems.add(place, fmt::format("{}: a key is {}; a name would be right", what_, kind_of(entry.first)));
+      problems.add(key_place,
+                   fmt::format("{}: a key is {}; a name would be right", what_, kind_of(entry.first)));
       continue;
     }
     const std::string key = entry.first.Scalar();
     if (get(key).given()) {
-      problems.add(place, fmt::format("{}: key {} stands here twice; once would be right", what_, key));
+      problems.add(key_place, fmt::format("{}: key {} stands here twice; once would be right", what_, key));
       continue;
     }
-    // A value without a place of its own (nothing) stands where its key does.
-    const bool has_place = from_file && entry.second.Mark().line >= 0 && !is_null(entry.second);
-    entries_.emplace_back(key, YamlItem{entry.second, has_place ? place_of(file, entry.second) : place});
+    YamlItem value = item.part(entry.second);
+    value.key_place = key_place;
+    if (is_null(entry.second)) value.place = key_place;  // nothing stands nowhere
+    entries_.emplace_back(key, std::move(value));
   }
 }
 
 YamlItem MapReader::get(const std::string& key) const {
   for (const auto& [name, item] : entries_)
     if (name == key) return item;
-  return {YAML::Node(YAML::NodeType::Undefined), place_};
+  return {YAML::Node(YAML::NodeType::Undefined), place_, "", place_};
 }
 
 void MapReader::refuse_unknown(const std::vector<std::string>& known) const {
   for (const auto& [key, item] : entries_)
     if (std::find(known.begin(), known.end(), key) == known.end())
-      problems_.add(item.place, fmt::format("{}: key {} is not known; did you mean {}?", what_, key,
-                                            nearest_name(key, known)));
+      problems_.add(item.key_place, fmt::format("{}: key {} is not known; did you mean {}?", what_,
+                                                shortened(key), nearest_name(key, known)));
 }
 
 }  // namespace hindsight

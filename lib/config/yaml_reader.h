@@ -19,13 +19,21 @@ namespace hindsight {
 struct YamlItem {
   YAML::Node node;
   std::string place;
+  std::string file;       ///< empty: from the command line, where all parts have one place
+  std::string key_place;  ///< of the key that the value stands under; its own place where there is none
   bool given() const { return node.IsDefined(); }
+  /// A node inside this value, at its own place.
+  YamlItem part(const YAML::Node& inner) const;
 };
+
+/// The whole of a file, whose parts have places.
+YamlItem whole_file(const YAML::Node& node, const std::string& file);
 
 /// Problems found so far, one line each: "<place>: <what is wrong>; <what would be right>".
 class Problems {
  public:
-  void add(const std::string& place, const std::string& what) { lines_.push_back(place + ": " + what); }
+  /// Nothing where the same is said already: one wrong default concerns many methods.
+  void add(const std::string& place, const std::string& what);
   bool empty() const { return lines_.empty(); }
   /// All lines, joined.
   std::string text() const;
@@ -34,19 +42,19 @@ class Problems {
   std::vector<std::string> lines_;
 };
 
-/// Loads the one document of a file. Throws ConfigError: missing, a folder, empty, not YAML, no map, too deep
-/// or too large once aliases are followed.
+/// Loads the one document of a file. Throws ConfigError: missing, a folder, larger than any configuration,
+/// empty, not YAML, no map, too deep or too large once aliases are followed.
 YAML::Node load_yaml_map(const std::filesystem::path& file);
-/// Parses a value given on the command line. Throws ConfigError naming `place`.
-YamlItem parse_yaml_value(const std::string& text, const std::string& place);
+/// Parses a value given on the command line; nothing, and a problem, where it is not YAML.
+std::optional<YamlItem> parse_yaml_value(const std::string& text, const std::string& place,
+                                         Problems& problems);
 
 /// Strict conversions; what does not convert is added to `problems` (naming `what`) and gives nothing.
 std::optional<int64_t> as_integer(const YamlItem& item, const std::string& what, Problems& problems);
 std::optional<double> as_real(const YamlItem& item, const std::string& what, Problems& problems);
 std::optional<std::string> as_string(const YamlItem& item, const std::string& what, Problems& problems);
 /// The items of a list that is not empty.
-std::vector<YamlItem> as_list(const YamlItem& item, const std::string& what, const std::string& file,
-                              Problems& problems);
+std::vector<YamlItem> as_list(const YamlItem& item, const std::string& what, Problems& problems);
 /// A value of a parameter, in its range or among its choices.
 std::optional<ParameterValue> as_parameter(const YamlItem& item, const ParameterDoc& doc, Problems& problems);
 
@@ -55,7 +63,7 @@ class MapReader {
  public:
   /// Adds a problem and holds nothing where the item is no map; duplicate keys and keys that are no text are
   /// problems.
-  MapReader(const YamlItem& item, std::string what, std::string file, Problems& problems);
+  MapReader(const YamlItem& item, std::string what, Problems& problems);
   const std::string& place() const { return place_; }
   /// The value of a key; not given() where the map lacks it.
   YamlItem get(const std::string& key) const;
@@ -68,8 +76,5 @@ class MapReader {
   Problems& problems_;
   std::vector<std::pair<std::string, YamlItem>> entries_;
 };
-
-/// "file:line:column" of a node.
-std::string place_of(const std::string& file, const YAML::Node& node);
 
 }  // namespace hindsight

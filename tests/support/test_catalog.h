@@ -39,7 +39,14 @@ inline MethodCatalog test_catalog() {
   catalog.selectors = {{"dense", "", "", "", false, "", common},
                        {"quest", "", "", "", false, "", budgeted},
                        {"streaming", "", "", "", true, "streaming evicts", budgeted}};
-  catalog.refinements = {{"retro", "", "", "", false, "", {integer("retro.window", std::nullopt, 1, 64)}}};
+  catalog.refinements = {{"retro",
+                          "",
+                          "",
+                          "",
+                          false,
+                          "",
+                          {integer("retro.window", std::nullopt, 1, 64),
+                           choice("retro.query", "recomputed", {"recomputed", "original"})}}};
   return catalog;
 }
 
