@@ -1,15 +1,20 @@
 // hindsight: the command line. Here alone errors are printed and the exit status is chosen.
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <cerrno>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <sstream>
 #include <string>
 
 #include "commands.h"
+#include "config/nearest_name.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/version.h"
@@ -45,6 +50,43 @@ void set_up_log(const hindsight::app::CommandLine& line) {
   spdlog::set_default_logger(logger);
 }
 
+/// The command as far as it was understood: with `hindsight trace synth --sedd 1`, that of `synth`.
+const CLI::App& innermost(const CLI::App& app) {
+  const auto parsed = app.get_subcommands();
+  return parsed.empty() ? app : innermost(*parsed.front());
+}
+
+std::string full_name(const CLI::App& command) {
+  return command.get_parent() == nullptr ? command.get_name()
+                                         : full_name(*command.get_parent()) + " " + command.get_name();
+}
+
+/// CLI11 asks for a subcommand even where there is one that it does not know.
+std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App& command = innermost(app);
+  std::vector<std::string> known;
+  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; }))
+    known.push_back(subcommand->get_name());
+  std::string wrong = error.what();
+  if (!known.empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
+    const std::vector<std::string> unknown = app.remaining(true);
+    if (unknown.empty())
+      wrong = fmt::format("a subcommand is required: {}", fmt::join(known, ", "));
+    else if (unknown.front().front() == '-')
+      wrong = fmt::format("unknown option {}", unknown.front());
+    else
+      wrong = fmt::format("unknown subcommand {}, did you mean {}?", unknown.front(),
+                          hindsight::nearest_name(unknown.front(), known));
+  }
+  return fmt::format("{}; see {} --help", wrong, full_name(command));
+}
+
+/// Tables are buffered: a full disk behind a redirection shows here at the latest.
+void flush_tables() {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    throw hindsight::EnvironmentError(fmt::format("standard output: not writable: {}", std::strerror(errno)));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -72,12 +114,13 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& success) {  // --help, --version
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    return fail(ExitStatus::usage, std::string(error.what()) + "; see hindsight --help");
+    return fail(ExitStatus::usage, usage_error(app, error));
   }
   try {
     set_up_log(line);
     hindsight::install_interrupt_handlers();
     if (line.action) line.action();
+    flush_tables();
     return static_cast<int>(ExitStatus::ok);
   } catch (const hindsight::Error& error) {
     return fail(error.exit_status(), error.what());

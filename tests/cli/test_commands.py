@@ -44,8 +44,11 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "words, status, said",
     [
-        ("", 2, "subcommand"),
-        ("fly", 2, "hindsight --help"),
+        ("", 2, "a subcommand is required: run, report, compare"),
+        ("fly", 2, "unknown subcommand fly"),
+        ("rnu sweep.yaml", 2, "did you mean run"),
+        ("trace inof trace.h5", 2, "did you mean info?; see hindsight trace --help"),
+        ("--fast", 2, "unknown option --fast"),
         ("run", 2, "config"),
         ("run none.yaml", 2, "none.yaml: no such file"),
         ("run sweep.yaml --fast", 2, "--fast"),
@@ -79,6 +82,13 @@ def test_errors_are_one_line_with_their_status(folder: Path, words: str, status:
         assert done.stderr.count("\n") == 1 and done.stderr.startswith("hindsight: error: ")
         assert done.stdout == ""
         assert not (folder / "results").exists(), "an error before the first point leaves no file"
+
+
+def test_a_table_that_cannot_be_written_is_an_error(folder: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([BINARY, "methods"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 4
+    assert done.stderr.startswith("hindsight: error: ") and "No space left" in done.stderr
 
 
 @pytest.mark.parametrize(
