@@ -20,7 +20,7 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
   const int64_t d = layer.head_dim, p = cache.page_size, n = block.size();
   const int64_t units = layer.units(policy.unit);
   const int64_t heads = layer.n_q_heads / units;  // query heads of a unit
-#pragma omp parallel
+#pragma omp parallel if (worth_threads(2 * n * layer.n_q_heads * pages.shape[2] * p * d))
   {
     Matrix<Real> keys, values, queries, weights, unit_out;
     std::vector<VisibleTokens> visible;
@@ -72,7 +72,7 @@ template <class Real>
 void merge(const Block& block, int64_t window, View<Real, 4> partial_out, View<Real, 3> partial_lse,
            View<Real, 3> out, View<Real, 2> lse) {
   const int64_t heads = out.shape[1], d = out.shape[2];
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (worth_threads(block.size() * window * heads * d))
   for (int64_t head = 0; head < heads; ++head) {
     for (int64_t i = 0; i < block.size(); ++i) {
       const BlockStep step = block.steps[i];

@@ -149,7 +149,7 @@ class CpuBackend final : public Backend {
     for (const TokenRange& range : ranges) {
       auto& to = target.sequences[range.sequence];
       const auto& from = source.sequences[range.sequence];
-#pragma omp parallel for schedule(static) if (range.to - range.from > p)
+#pragma omp parallel for schedule(static) if (worth_threads((range.to - range.from) * layer.n_kv_heads * d))
       for (int64_t head = 0; head < layer.n_kv_heads; ++head) {
         std::copy_n(from.k.at(head, range.from), (range.to - range.from) * d, to.k.at(head, range.from));
         std::copy_n(from.v.at(head, range.from), (range.to - range.from) * d, to.v.at(head, range.from));

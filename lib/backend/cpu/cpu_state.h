@@ -20,6 +20,10 @@ using Rows = Eigen::Map<const Matrix<Real>>;  ///< rows of d elements in memory
 template <class Real>
 using MutableRows = Eigen::Map<Matrix<Real>>;
 
+/// Whether so many multiply-adds pay for waking threads. One-step blocks mostly do not: on a busy machine,
+/// waiting for a thread that has no core takes longer than the work.
+inline bool worth_threads(int64_t multiply_adds) { return multiply_adds > 1 << 20; }
+
 template <class Real>
 constexpr Real minus_infinity() {
   return -std::numeric_limits<Real>::infinity();

@@ -26,6 +26,14 @@ inline std::vector<RowTile> row_tiles(const Block& block, int64_t group) {
   return tiles;
 }
 
+/// Multiply-adds of the logits of a block.
+template <class Real>
+int64_t dense_work(const CpuLayer<Real>& layer, const Block& block) {
+  int64_t tokens = 0;
+  for (const BlockStep& step : block.steps) tokens += step.position + 1;
+  return tokens * layer.n_q_heads * layer.head_dim;
+}
+
 /// Logits [rows*G, tokens] of a tile and KV head over tokens 0..last position of the tile; -inf after a row's
 /// own position.
 template <class Real>
@@ -52,7 +60,7 @@ void dense(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block
            View<Real, 2> lse) {
   const std::vector<RowTile> tiles = row_tiles(block, layer.group());
   const int64_t group = layer.group(), d = layer.head_dim;
-#pragma omp parallel
+#pragma omp parallel if (worth_threads(dense_work(layer, block)))
   {
     Matrix<Real> queries, weights, tile_out;
 #pragma omp for collapse(2) schedule(dynamic)
@@ -81,7 +89,7 @@ void page_mass(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const B
   const std::vector<RowTile> tiles = row_tiles(block, layer.group());
   const int64_t group = layer.group(), p = cache.page_size;
   std::fill_n(mass.data, mass.size(), minus_infinity<Real>());
-#pragma omp parallel
+#pragma omp parallel if (worth_threads(dense_work(layer, block)))
   {
     Matrix<Real> queries, logits;
 #pragma omp for collapse(2) schedule(dynamic)

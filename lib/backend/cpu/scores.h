@@ -13,7 +13,7 @@ void score_pages(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const
                  UnitPolicy policy, bool round_to_storage, View<Real, 3> scores) {
   const int64_t group = layer.group(), d = layer.head_dim, p = cache.page_size, n = block.size();
   std::fill_n(scores.data, scores.size(), minus_infinity<Real>());
-#pragma omp parallel
+#pragma omp parallel if (worth_threads(n * layer.n_q_heads * scores.shape[2] * 2 * d))
   {
     Matrix<Real> split_queries(group, 2 * d), head_scores;
     Matrix<Real> newest(1, 2 * d);
@@ -57,7 +57,7 @@ template <class Real>
 void random_scores(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block& block,
                    uint64_t seed, View<Real, 3> scores) {
   std::fill_n(scores.data, scores.size(), minus_infinity<Real>());
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (worth_threads(32 * scores.size()))
   for (int64_t i = 0; i < block.size(); ++i) {
     const int64_t position = block.steps[i].position;
     for (int64_t u = 0; u < scores.shape[1]; ++u)

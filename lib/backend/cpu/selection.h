@@ -21,7 +21,7 @@ template <class Real>
 void select_top_k(int64_t page_size, const Block& block, View<Real, 3> scores, std::span<const int32_t> k,
                   Newest newest, View<int32_t, 3> pages, View<int32_t, 2> count) {
   const int64_t n = block.size(), units = scores.shape[1];
-#pragma omp parallel
+#pragma omp parallel if (worth_threads(16 * scores.size()))
   {
     std::vector<int32_t> candidates;
 #pragma omp for collapse(2) schedule(static)
@@ -50,7 +50,7 @@ void select_top_k(int64_t page_size, const Block& block, View<Real, 3> scores, s
 /// Backend::note_loads.
 inline void note_loads(const Block& block, View<int32_t, 3> pages, View<int32_t, 2> count,
                        View<int32_t, 3> last_loaded, View<int32_t, 3> previous) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (worth_threads(16 * pages.size()))
   for (int64_t u = 0; u < pages.shape[1]; ++u) {
     for (int64_t i = 0; i < block.size(); ++i) {
       const BlockStep step = block.steps[i];
@@ -67,7 +67,7 @@ inline void note_loads(const Block& block, View<int32_t, 3> pages, View<int32_t,
 template <class Real>
 void rank_pages(int64_t rows, View<Real, 3> scores, View<int32_t, 3> pages, View<int32_t, 2> count,
                 View<int32_t, 3> ranks) {
-#pragma omp parallel
+#pragma omp parallel if (worth_threads(16 * scores.size()))
   {
     std::vector<int32_t> order, rank;
 #pragma omp for collapse(2) schedule(static)
