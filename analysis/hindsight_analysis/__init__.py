@@ -1,3 +1,3 @@
-"""Python side of hindsight: captures traces from Hugging Face models, and draws figures from result files."""
+"""Python side of hindsight: captures traces from Hugging Face models, draws figures of results."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Errors of the command lines: one line on stderr, and the exit statuses of the hindsight program."""
+"""Errors of the command lines: one line on stderr, and the statuses of the hindsight program."""
 
 from __future__ import annotations
 

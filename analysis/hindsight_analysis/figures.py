@@ -1,6 +1,6 @@
 """Draws the figures of a result file.
 
-    python -m hindsight_analysis.figures RESULT.h5 [--out DIR] [--format png|svg|pdf]
+python -m hindsight_analysis.figures RESULT.h5 [--out DIR] [--format png|svg|pdf]
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from hindsight_analysis.lines import (
 )
 from hindsight_analysis.results import Point, Result, load_result
 
-# Okabe and Ito's colours, which differ for the colour-blind too; yellow left out, too light on white.
+# Okabe and Ito's colours, which differ for the colour-blind too; without yellow, light on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 HATCHES = ("", "///", "...", "xxx", "---")
 STAGES = ("append", "score", "select", "attend", "merge")
 
-# Effective exposure as reported for RetroAttention, for 1 and 7 revisions of a query: windows of 2 and 8.
+# Effective exposure as reported for RetroAttention, for 1 and 7 revisions of a query: windows of
+# 2 and 8.
 REPORTED_EXPOSURE = {2: 1.17, 8: 1.60}
 
 BUDGET_LABELS = {
@@ -79,7 +80,9 @@ def new_figure(title: str, width: float = 8.0, height: float = 4.6) -> tuple[Fig
 
 
 def add_legend(axes: Axes) -> None:
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9, borderaxespad=0)
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9, borderaxespad=0
+    )
 
 
 def log_axis(axes: Axes, values: list[float], label: str) -> None:
@@ -112,7 +115,9 @@ def budget_figure(result: Result, metric: str, title: str, y_label: str) -> Figu
     style = Style(result.points)
     for line in lines:
         axes.plot(line.x, line.y, **style.options(line))
-    others = sum(budget not in p.parameters and any(b in p.parameters for b in BUDGET_LABELS) for p in points)
+    others = sum(
+        budget not in p.parameters and any(b in p.parameters for b in BUDGET_LABELS) for p in points
+    )
     left_out = f"; {others} points with another kind of budget left out" if others else ""
     log_axis(axes, [x for line in lines for x in line.x], BUDGET_LABELS[budget] + left_out)
     axes.set_ylabel(y_label)
@@ -155,7 +160,7 @@ def exposure_by_window(result: Result) -> Figure:
         raise NoData("no point has retro.window")
     lines = lines_along(points, "retro.window", lambda point: point.metrics[metric])
     figure, axes = new_figure("Tokens that a query has seen when it leaves its window")
-    style = Style(points)
+    style = Style(result.points)
     for line in lines:
         axes.plot(line.x, line.y, **style.options(line))
     axes.scatter(
@@ -167,20 +172,24 @@ def exposure_by_window(result: Result) -> Figure:
         zorder=3,
         label="reported (RetroAttention paper,\nother models and tasks)",
     )
-    log_axis(axes, [x for line in lines for x in line.x] + list(REPORTED_EXPOSURE), "window (queries)")
+    log_axis(
+        axes, [x for line in lines for x in line.x] + list(REPORTED_EXPOSURE), "window (queries)"
+    )
     axes.set_ylabel("tokens seen / tokens loaded at its own step (mean)")
     add_legend(axes)
     return figure
 
 
 def at_reference_budget(result: Result, metric: str) -> tuple[str, list[Point]]:
-    """The points of one budget, and what to call it; points without a budget, such as dense, belong to every one."""
+    """The points of one budget, and what to call it. Points without one (dense) belong to all."""
     points = having(result, metric)
     budget = budget_parameter(points)
     if budget is None:
         return "no budget", points
     value = reference_budget(points, budget)
-    return f"budget {value:g}", [point for point in points if point.parameters.get(budget, value) == value]
+    return f"budget {value:g}", [
+        point for point in points if point.parameters.get(budget, value) == value
+    ]
 
 
 def variants(points: list[Point]) -> list[tuple[Line, list[Point]]]:
@@ -188,7 +197,10 @@ def variants(points: list[Point]) -> list[tuple[Line, list[Point]]]:
     varying = varying_parameters(points, apart_from=None)
     groups: dict[tuple[str, tuple], list[Point]] = {}
     for point in points:
-        key = (point.name, tuple(point.parameters.get(parameter) for parameter in varying[point.name]))
+        key = (
+            point.name,
+            tuple(point.parameters.get(parameter) for parameter in varying[point.name]),
+        )
         groups.setdefault(key, []).append(point)
     found = []
     for name, values in groups:
@@ -203,20 +215,25 @@ def cumulative_error_by_step(result: Result) -> Figure:
     said, points = at_reference_budget(result, "cumulative_error_mean")
     lines = []
     for line, members in variants(points):
-        series = [result.series(point).get("cumulative_error") for point in members]
-        if any(one is None for one in series):
+        datasets = [result.series(point) for point in members]
+        if not all("cumulative_error" in dataset for dataset in datasets):
             raise NoData(f"point {members[0].id} has no series cumulative_error")
+        series = [dataset["cumulative_error"] for dataset in datasets]
         # Traces differ in length: the mean is over those that reach a step.
         means = [one.mean([d for d in one.dims if d != "step"]).to_series() for one in series]
         steps = sorted(set().union(*(mean.index for mean in means)))
         line.x = [float(step) for step in steps]
-        line.y = [float(np.mean([mean[step] for mean in means if step in mean.index])) for step in steps]
+        line.y = [
+            float(np.mean([mean[step] for mean in means if step in mean.index])) for step in steps
+        ]
         lines.append(line)
     lines = merge_coincident(lines)
     figure, axes = new_figure(f"Error accumulated over the generation ({said})")
     style = Style(result.points)
     for line in lines:
-        axes.plot(line.x, line.y, markevery=max(1, len(line.x) // 8), markersize=5, **style.options(line))
+        axes.plot(
+            line.x, line.y, markevery=max(1, len(line.x) // 8), markersize=5, **style.options(line)
+        )
     axes.set_xlabel("decode step")
     axes.set_ylabel("relative L2 error, mean over the steps so far")
     axes.set_ylim(bottom=0)
@@ -228,13 +245,17 @@ def latency_by_stage(result: Result) -> Figure:
     said, points = at_reference_budget(result, "latency_us_total_p50")
     groups = variants(points)
     figure, axes = new_figure(
-        f"Time of a decode step of one layer ({said}; {result.device})", height=1.6 + 0.42 * len(groups)
+        f"Time of a decode step of one layer ({said}; {result.device})",
+        height=1.6 + 0.42 * len(groups),
     )
     labels = [line.label for line, _ in groups]
     starts = np.zeros(len(groups))
     for number, stage in enumerate(STAGES):
         widths = np.array(
-            [np.mean([p.metrics.get(f"latency_us_{stage}_p50", np.nan) for p in members]) for _, members in groups]
+            [
+                np.mean([p.metrics.get(f"latency_us_{stage}_p50", np.nan) for p in members])
+                for _, members in groups
+            ]
         )
         if np.isnan(widths).any():
             raise NoData(f"some point has no latency_us_{stage}_p50")
@@ -250,7 +271,9 @@ def latency_by_stage(result: Result) -> Figure:
             label=stage,
         )
         starts += widths
-    totals = [np.mean([p.metrics["latency_us_total_p50"] for p in members]) for _, members in groups]
+    totals = [
+        np.mean([p.metrics["latency_us_total_p50"] for p in members]) for _, members in groups
+    ]
     axes.scatter(totals, labels, marker="|", s=220, color="black", zorder=3, label="total")
     axes.invert_yaxis()
     axes.grid(False, axis="y")
@@ -271,7 +294,9 @@ FIGURES: dict[str, Callable[[Result], Figure]] = {
 
 def save(figure: Figure, file: Path) -> None:
     """The same figure gives the same bytes: no dates, no random ids."""
-    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[file.suffix[1:]]
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[
+        file.suffix[1:]
+    ]
     with matplotlib.rc_context({"svg.hashsalt": "hindsight"}):
         figure.savefig(file, dpi=150, metadata=metadata)
 
@@ -279,11 +304,16 @@ def save(figure: Figure, file: Path) -> None:
 def command(argv: list[str] | None) -> None:
     parser = OneLineParser(
         prog="python -m hindsight_analysis.figures",
-        description="Draw the figures of a result file; those whose data it lacks are skipped, saying so.",
+        description="Draw the figures of a result file; those whose data it lacks are skipped, "
+        "saying so.",
         epilog="Example: python -m hindsight_analysis.figures results/quickstart.h5 --format svg",
     )
-    parser.add_argument("result", type=Path, metavar="RESULT.h5", help="result file of hindsight run")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the figures (beside the result: figures)")
+    parser.add_argument(
+        "result", type=Path, metavar="RESULT.h5", help="result file of hindsight run"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the figures (beside the result: figures)"
+    )
     parser.add_argument("--format", choices=["png", "svg", "pdf"], default="png", help="(png)")
     arguments = parser.parse_args(argv)
     result = load_result(arguments.result)

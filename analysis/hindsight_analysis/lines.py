@@ -1,4 +1,4 @@
-"""From the points of a sweep to the lines of a figure: what varies along a line, what tells lines apart."""
+"""From the points of a sweep to the lines of a figure: what varies along and between them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def reference_budget(points: list[Point], budget: str) -> float:
 
 
 def varying_parameters(points: list[Point], apart_from: str | None) -> dict[str, list[str]]:
-    """By method, the parameters that its points differ in, along which `apart_from` does not count."""
+    """By method, the parameters in which its points differ; `apart_from` does not count."""
     varying = {}
     for name in dict.fromkeys(point.name for point in points):
         values: dict[str, set] = {}
@@ -61,17 +61,27 @@ def variant_label(name: str, parameters: list[str], values: tuple) -> str:
     def words(parameter: str) -> str:
         return "budget" if parameter in BUDGETS else parameter.rsplit(".", 1)[-1].replace("_", " ")
 
-    said = [f"{words(parameter)} {value}" for parameter, value in zip(parameters, values) if value is not None]
-    return ", ".join([name, *said])
+    def said(value) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    given = [
+        f"{words(parameter)} {said(value)}"
+        for parameter, value in zip(parameters, values)
+        if value is not None
+    ]
+    return ", ".join([name, *given])
 
 
 def lines_along(points: list[Point], x: str, y: Callable[[Point], float]) -> list[Line]:
-    """A line per variant of every method whose points have the parameter x and a y; ordered as in the sweep."""
+    """A line per variant of every method whose points have the parameter x and a y."""
     points = [point for point in points if x in point.parameters and not np.isnan(y(point))]
     varying = varying_parameters(points, x)
     groups: dict[tuple[str, tuple], dict[float, list[float]]] = {}
     for point in points:
-        key = (point.name, tuple(point.parameters.get(parameter) for parameter in varying[point.name]))
+        key = (
+            point.name,
+            tuple(point.parameters.get(parameter) for parameter in varying[point.name]),
+        )
         groups.setdefault(key, {}).setdefault(point.parameters[x], []).append(y(point))
     variants: dict[str, list[tuple]] = {}
     for name, values in groups:
@@ -93,7 +103,7 @@ def lines_along(points: list[Point], x: str, y: Callable[[Point], float]) -> lis
 
 
 def merge_coincident(lines: list[Line]) -> list[Line]:
-    """One line where several lie on each other: the hidden ones would look as if they were missing."""
+    """One line where several lie on each other: the hidden ones would look as if missing."""
     merged: list[tuple[Line, list[Line]]] = []
     for line in lines:
         for first, members in merged:
@@ -108,7 +118,7 @@ def merge_coincident(lines: list[Line]) -> list[Line]:
 
 
 def joined_labels(labels: list[str]) -> str:
-    """Labels as one, the words that begin several said once: "retro, window 1 / 2", "quest = retro, window 1"."""
+    """Labels as one, beginnings said once: "retro, window 1 / 2", "quest = retro, window 1"."""
     groups: dict[str, list[str]] = {}
     for label in labels:
         start, _, last = label.rpartition(" ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,13 +18,13 @@ NOT_PARAMETERS = {"name", "selector", "trace", "trace_digest"}
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a sweep on one trace: its method, its parameters by dotted path, its row of /summary."""
+    """One point of a sweep on one trace: its method, parameters by dotted path, row of /summary."""
 
     id: str
     trace: str
     name: str
     selector: str
-    parameters: dict[str, object]
+    parameters: dict[str, Any]
     metrics: dict[str, float]  # columns of /summary; NaN where a metric does not apply
 
 
@@ -35,7 +36,9 @@ class Result:
 
     def series(self, point: Point) -> xarray.Dataset:
         """The series of a point, with the coordinates step, layer, q_head, unit, ... by name."""
-        return xarray.load_dataset(self.file, group=f"points/{point.id}", engine="h5netcdf", phony_dims="sort")
+        return xarray.load_dataset(
+            self.file, group=f"points/{point.id}", engine="h5netcdf", phony_dims="sort"
+        )
 
 
 def _plain(value):
@@ -46,35 +49,45 @@ def _plain(value):
 
 
 def load_summary(file: Path) -> xarray.Dataset:
-    """/summary as a dataset: a variable per column, along the dimension `point`, whose coordinate is the id.
+    """/summary as a dataset: a variable per column along the dimension `point`, indexed by the id.
 
     Raises CommandError.
     """
     with _open(file) as h5:
         if "summary" not in h5:
-            raise CommandError(INPUT, f"{file}: has no /summary; a result of hindsight run would be right")
+            raise CommandError(
+                INPUT, f"{file}: has no /summary; a result of hindsight run would be right"
+            )
         table = h5["summary"][...]
     columns = {
-        name: ("point", np.char.decode(table[name]) if table.dtype[name].kind == "S" else table[name])
+        name: (
+            "point",
+            np.char.decode(table[name]) if table.dtype[name].kind == "S" else table[name],
+        )
         for name in table.dtype.names
     }
     return xarray.Dataset(columns).set_coords("point")
 
 
 def load_result(file: Path) -> Result:
-    """What is needed to draw a result file; the series are read when asked for. Raises CommandError."""
+    """What is needed to draw a result; series are read when asked for. Raises CommandError."""
     summary = load_summary(file)
     with _open(file) as h5:
         try:
-            attributes = [dict(h5[f"points/{point_id}"].attrs) for point_id in summary["point"].values]
+            attributes = [
+                dict(h5[f"points/{point_id}"].attrs) for point_id in summary["point"].values
+            ]
         except KeyError as error:
-            raise CommandError(INPUT, f"{file}: /summary names a point that is not there: {error}") from error
+            raise CommandError(
+                INPUT, f"{file}: /summary names a point that is not there: {error}"
+            ) from error
         device = str(_plain(h5.attrs.get("device", "")))
     parameters = [
-        {name: _plain(value) for name, value in found.items() if name not in NOT_PARAMETERS} for found in attributes
+        {name: _plain(value) for name, value in found.items() if name not in NOT_PARAMETERS}
+        for found in attributes
     ]
     metrics = [
-        name
+        str(name)
         for name, column in summary.data_vars.items()
         if column.dtype.kind in "fiu" and not any(name in found for found in parameters)
     ]
@@ -94,7 +107,9 @@ def load_result(file: Path) -> Result:
 
 def _open(file: Path) -> h5py.File:
     if not file.is_file():
-        raise CommandError(INPUT, f"{file}: there is no such file; a result of hindsight run would be right")
+        raise CommandError(
+            INPUT, f"{file}: there is no such file; a result of hindsight run would be right"
+        )
     try:
         h5 = h5py.File(file, "r")
     except OSError as error:
@@ -104,7 +119,7 @@ def _open(file: Path) -> h5py.File:
         h5.close()
         raise CommandError(
             INPUT,
-            f"{file}: format {kind or 'not given'}, version {version}; hindsight-result, version 1 would be right",
+            f"{file}: format {kind or 'not given'}, version {version}; hindsight-result, version 1 "
+            "would be right",
         )
     return h5
-

@@ -10,7 +10,11 @@ import h5py
 import numpy as np
 
 # How each storage type lies in the file; bfloat16 as its bits, marked by an attribute.
-STORAGE = {"bfloat16": np.dtype("<u2"), "float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+STORAGE: dict[str, np.dtype] = {
+    "bfloat16": np.dtype("<u2"),
+    "float16": np.dtype("<f2"),
+    "float32": np.dtype("<f4"),
+}
 
 CHUNK_BYTES = 256 << 10  # large enough to compress and to read fast, small enough to read rows of
 
@@ -63,7 +67,7 @@ def from_storage(dataset: h5py.Dataset) -> np.ndarray:
 class TraceWriter:
     """Writes a trace rows at a time; the file gets its name when it is whole.
 
-    A context manager: after an error nothing is left. Raises OSError where the file cannot be written.
+    A context manager: after an error nothing is left. Raises OSError where it cannot be written.
     """
 
     def __init__(self, file: Path, info: TraceInfo, dtype: str = "bfloat16"):
@@ -78,7 +82,14 @@ class TraceWriter:
         attributes["format_version"] = np.int64(1)
         for name in ("model", "source", "rope", "capture"):
             attributes[name] = getattr(info, name)
-        for name in ("n_tokens", "prompt_tokens", "n_q_heads", "n_kv_heads", "head_dim", "n_model_layers"):
+        for name in (
+            "n_tokens",
+            "prompt_tokens",
+            "n_q_heads",
+            "n_kv_heads",
+            "head_dim",
+            "n_model_layers",
+        ):
             attributes[name] = np.int64(getattr(info, name))
         attributes["softmax_scale"] = np.float64(info.softmax_scale)
         # Kept open: closing a dataset writes its chunks out, and a decode step adds a single row.
@@ -106,7 +117,9 @@ class TraceWriter:
             dataset.attrs["dtype"] = "bf16"
         return dataset
 
-    def write_layer(self, layer: int, position: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> None:
+    def write_layer(
+        self, layer: int, position: int, q: np.ndarray, k: np.ndarray, v: np.ndarray
+    ) -> None:
         """Rows position .. position + n - 1 of a layer: q [n, Hq, d], k and v [n, Hkv, d], float32.
 
         Queries of the prompt are not kept: no decode step asks them.

@@ -1,4 +1,4 @@
-"""What capture writes is what the model attended to: attention recomputed from the file gives its outputs."""
+"""Attention recomputed from the file that capture writes gives the model's own outputs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import h5py
 import numpy as np
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: no test may ask the network
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # read when transformers is imported: no test may ask the network
+)
 
 torch = pytest.importorskip("torch", reason="capture needs torch, which is not installed")
-transformers = pytest.importorskip("transformers", reason="capture needs transformers, which is not installed")
+transformers = pytest.importorskip(
+    "transformers", reason="capture needs transformers, which is not installed"
+)
 
 from hindsight_analysis import capture as command_line  # noqa: E402
 from hindsight_analysis import recorder  # noqa: E402
@@ -32,7 +36,8 @@ SIZES = dict(
     bos_token_id=0,
     eos_token_id=None,
     pad_token_id=None,
-    initializer_range=0.2,  # attention far from uniform, so that a wrong key or a missing rotation shows
+    # Attention far from uniform, so that a wrong key or a missing rotation shows.
+    initializer_range=0.2,
 )
 
 CONFIGS = {
@@ -65,18 +70,28 @@ def llama(tmp_path):
 def run(model, *options, tokens=GIVEN):
     out = model.parent / "trace.h5"
     arguments = ["--model", str(model), "--text", str(model.parent / "text"), "--out", str(out)]
-    arguments += ["--prompt-tokens", str(PROMPT), "--tokens", str(tokens), "--chunk", "32", *options]
+    arguments += [
+        "--prompt-tokens",
+        str(PROMPT),
+        "--tokens",
+        str(tokens),
+        "--chunk",
+        "32",
+        *options,
+    ]
     return command_line.main(arguments), out
 
 
 def model_attention(folder, tokens):
-    """Per layer the model's own attention output [T, Hq, d], all tokens in one pass and without the recorder."""
+    """Per layer the model's own attention output [T, Hq, d]: one pass, without the recorder."""
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     outputs = []
     for layer in model.model.layers:
-        layer.self_attn.o_proj.register_forward_pre_hook(lambda module, inputs: outputs.append(inputs[0][0]))
+        layer.self_attn.o_proj.register_forward_pre_hook(
+            lambda module, inputs: outputs.append(inputs[0][0])
+        )
     with torch.no_grad():
         model(torch.tensor([tokens.tolist()]))
     return [x.reshape(len(tokens), SIZES["num_attention_heads"], -1).numpy() for x in outputs]
@@ -109,8 +124,10 @@ def assert_attention_agrees(folder, out, tolerance, layers=(0, 1, 2)):
             assert error.max() < tolerance, f"layer {layer}: relative error {error.max():.2e}"
 
 
-# Rounding of q and k (a relative 2^-9 in bfloat16) is multiplied by the size of the scores, about ten here.
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 4e-3), ("bfloat16", 3e-2)])
+# Rounding of q and k (a relative 2^-9 in bfloat16) is multiplied by the scores, about ten here.
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-5), ("float16", 4e-3), ("bfloat16", 3e-2)]
+)
 def test_attention_over_the_file_is_the_models(model, dtype, tolerance):
     status, out = run(model, "--dtype", dtype)
     assert status == 0
@@ -118,7 +135,9 @@ def test_attention_over_the_file_is_the_models(model, dtype, tolerance):
 
 
 def test_generated_tokens_are_the_models_and_are_captured(model):
-    status, out = run(model, "--generate", str(GENERATED), "--dtype", "float32", tokens=GIVEN + GENERATED)
+    status, out = run(
+        model, "--generate", str(GENERATED), "--dtype", "float32", tokens=GIVEN + GENERATED
+    )
     assert status == 0
     with h5py.File(out) as trace:
         tokens = trace["tokens"][...]
@@ -157,7 +176,11 @@ def test_file_says_what_it_is(llama):
         assert (k.shape, k.dtype, k.attrs["dtype"]) == ((GIVEN, 2, 16), np.uint16, "bf16")
         assert trace["layers/1/q"].shape == (GIVEN - PROMPT, 6, 16)
     assert attributes["format"] == "hindsight-trace" and attributes["format_version"] == 1
-    assert (attributes["model"], attributes["source"], attributes["rope"]) == ("tiny", "captured", "applied")
+    assert (attributes["model"], attributes["source"], attributes["rope"]) == (
+        "tiny",
+        "captured",
+        "applied",
+    )
     assert attributes["softmax_scale"] == 0.25 and attributes["n_model_layers"] == 3
     assert str(llama.parent) not in attributes["capture"]
     assert not list(llama.parent.glob("*.partial*"))

@@ -22,7 +22,7 @@ STAGES = ["append", "score", "select", "attend", "merge", "total"]
 
 
 def sweep():
-    """(trace, name, parameters, error): quest is retro with window 1; retro is on two traces at one budget."""
+    """(trace, name, parameters, error): quest is retro with window 1; one retro has two traces."""
     points = [("a.h5", "dense", {}, 0.0)]
     for budget in (0.1, 0.2, 0.5):
         points.append(("a.h5", "quest", {"budget.ratio": budget}, 1 - budget))
@@ -48,23 +48,50 @@ def write_result(file, points, leave_out=()):
                 "cumulative_error_mean": error,
                 **{f"latency_us_{stage}_p50": 10.0 for stage in STAGES},
             }
-            metrics = {metric: v for metric, v in metrics.items() if not metric.startswith(tuple(leave_out))}
+            metrics = {
+                metric: v
+                for metric, v in metrics.items()
+                if not metric.startswith(tuple(leave_out))
+            }
             point_id = f"{number:016x}"
-            budget, window = parameters.get("budget.ratio", np.nan), parameters.get("retro.window", 0)
-            rows.append((point_id.encode(), trace.encode(), name.encode(), b"quest", budget, window, *metrics.values()))
+            budget, window = parameters.get("budget.ratio", np.nan), parameters.get(
+                "retro.window", 0
+            )
+            rows.append(
+                (
+                    point_id.encode(),
+                    trace.encode(),
+                    name.encode(),
+                    b"quest",
+                    budget,
+                    window,
+                    *metrics.values(),
+                )
+            )
             group = h5.create_group(f"points/{point_id}")
-            for attribute, value in {"trace": trace, "name": name, "selector": "quest", **parameters}.items():
+            for attribute, value in {
+                "trace": trace,
+                "name": name,
+                "selector": "quest",
+                **parameters,
+            }.items():
                 group.attrs[attribute] = np.bytes_(value) if isinstance(value, str) else value
             write_series(group, error)
         columns = [("point", "S16"), ("trace", "S4"), ("name", "S5"), ("selector", "S5")]
-        columns += [("budget.ratio", "f8"), ("retro.window", "i8"), *((metric, "f8") for metric in metrics)]
+        columns += [
+            ("budget.ratio", "f8"),
+            ("retro.window", "i8"),
+            *((metric, "f8") for metric in metrics),
+        ]
         h5["summary"] = np.array(rows, columns)
     return file
 
 
 def write_series(group, error):
     dimensions = {"step": range(STEPS), "layer": LAYERS, "q_head": range(HEADS)}
-    series = group.create_dataset("cumulative_error", data=np.full((STEPS, len(LAYERS), HEADS), error, "f4"))
+    series = group.create_dataset(
+        "cumulative_error", data=np.full((STEPS, len(LAYERS), HEADS), error, "f4")
+    )
     for axis, (name, values) in enumerate(dimensions.items()):
         group[name] = np.array(values)
         group[name].make_scale(name)
@@ -100,7 +127,8 @@ def test_points_have_their_own_parameters_and_series(result_file):
 def test_a_line_is_a_variant_and_its_values_are_means_over_traces(result_file):
     points = load_result(result_file).points
     lines = {
-        line.label: line for line in lines_along(points, "budget.ratio", lambda p: p.metrics["rel_l2_final_mean"])
+        line.label: line
+        for line in lines_along(points, "budget.ratio", lambda p: p.metrics["rel_l2_final_mean"])
     }
     assert list(lines) == ["quest", "retro, window 1", "retro, window 2", "retro, window 8"]
     assert lines["retro, window 8"].x == [0.1, 0.2, 0.5]
@@ -113,8 +141,14 @@ def test_lines_on_each_other_are_one():
         Line("retro", "retro, window 1", 0, 2, [1, 2], [0.5, 0.25]),
         Line("retro", "retro, window 2", 1, 2, [1, 2], [0.5, 0.24]),
     ]
-    assert [line.label for line in merge_coincident(lines)] == ["quest = retro, window 1", "retro, window 2"]
-    assert joined_labels(["quest", "retro, window 1", "retro, window 2"]) == "quest = retro, window 1 / 2"
+    assert [line.label for line in merge_coincident(lines)] == [
+        "quest = retro, window 1",
+        "retro, window 2",
+    ]
+    assert (
+        joined_labels(["quest", "retro, window 1", "retro, window 2"])
+        == "quest = retro, window 1 / 2"
+    )
 
 
 def test_reference_budget_is_one_that_most_methods_have(result_file):
@@ -132,7 +166,9 @@ def test_error_figure_draws_every_method(result_file):
 
 def test_exposure_figure_marks_what_is_reported(result_file):
     axes = figures.exposure_by_window(load_result(result_file)).axes[0]
-    assert axes.get_lines()[0].get_xydata() == pytest.approx(np.array([[1, 1.0], [2, 1.1], [8, 1.7]]))
+    assert axes.get_lines()[0].get_xydata() == pytest.approx(
+        np.array([[1, 1.0], [2, 1.1], [8, 1.7]])
+    )
     reported = axes.collections[0]
     assert reported.get_offsets().tolist() == [[2, 1.17], [8, 1.60]]
     assert reported.get_label().startswith("reported")
@@ -167,7 +203,9 @@ def test_figures_are_the_same_bytes_every_time(result_file, tmp_path, capsys, ki
     assert names == sorted(f"{name}.{kind}" for name in figures.FIGURES) and output.err == ""
     for name in names:
         assert str(tmp_path / "first" / name) in output.out
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+        assert (tmp_path / "first" / name).read_bytes() == (
+            tmp_path / "second" / name
+        ).read_bytes(), name
 
 
 def test_figures_without_data_are_skipped(tmp_path, capsys):
@@ -180,7 +218,10 @@ def test_figures_without_data_are_skipped(tmp_path, capsys):
         "figures: page_overlap_by_budget skipped: no point has page_overlap_mean",
         "figures: latency_by_stage skipped: no point has latency_us_total_p50",
     ]
-    assert len(output.out.splitlines()) == 3 and (tmp_path / "figures" / "error_by_budget.png").exists()
+    assert (
+        len(output.out.splitlines()) == 3
+        and (tmp_path / "figures" / "error_by_budget.png").exists()
+    )
 
 
 def write_other(file):
