@@ -28,6 +28,9 @@ endif()
 if(HINDSIGHT_SANITIZE)
   target_compile_options(hindsight_options INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${HINDSIGHT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+  # With sanitizers g++ 12 warns of <functional> and <regex> themselves.
+  target_compile_options(hindsight_options INTERFACE
+    $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-maybe-uninitialized>)
   target_link_options(hindsight_options INTERFACE -fsanitize=${HINDSIGHT_SANITIZE})
 endif()
 target_include_directories(hindsight_options INTERFACE ${PROJECT_SOURCE_DIR}/lib)

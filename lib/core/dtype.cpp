@@ -23,7 +23,8 @@ uint16_t float_to_bfloat16(float value) {
 #ifdef __F16C__
 float float16_to_float(uint16_t bits) { return _cvtsh_ss(bits); }
 uint16_t float_to_float16(float value) {
-  return static_cast<uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
+  return static_cast<uint16_t>(
+      _mm_extract_epi16(_mm_cvtps_ph(_mm_set_ss(value), _MM_FROUND_TO_NEAREST_INT), 0));
 }
 #else
 float float16_to_float(uint16_t bits) {
