@@ -276,9 +276,10 @@ class PlanLoader {
     for (const auto& [path, item] : overrides_) {
       if (path.rfind(prefix, 0) != 0) continue;
       // Names may hold dots: methods.a.b.k_min is of the method a.b, where there is one, and not of a.
-      if (std::any_of(method_prefixes_.begin(), method_prefixes_.end(), [&](const std::string& other) {
-            return other.size() > prefix.size() && path.rfind(other, 0) == 0;
-          }))
+      if (std::any_of(method_prefixes_.begin(), method_prefixes_.end(),
+                      [&, &path = path](const std::string& other) {
+                        return other.size() > prefix.size() && path.rfind(other, 0) == 0;
+                      }))
         continue;
       used_.insert(path);
       found.push_back({path.substr(prefix.size()), item});
@@ -379,10 +380,11 @@ class PlanLoader {
         << YAML::Value << base.selector;
     std::vector<std::string> varying;
     for (const auto& [path, value] : base.parameters.values()) {
-      const bool shared =
-          std::all_of(plan_.points.begin() + static_cast<std::ptrdiff_t>(first),
-                      plan_.points.begin() + static_cast<std::ptrdiff_t>(last),
-                      [&](const MethodPoint& point) { return point.parameters.values().at(path) == value; });
+      const bool shared = std::all_of(plan_.points.begin() + static_cast<std::ptrdiff_t>(first),
+                                      plan_.points.begin() + static_cast<std::ptrdiff_t>(last),
+                                      [&, &path = path, &value = value](const MethodPoint& point) {
+                                        return point.parameters.values().at(path) == value;
+                                      });
       if (shared)
         out << YAML::Key << path << YAML::Value << text_of(value);
       else

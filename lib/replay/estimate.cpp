@@ -1,11 +1,15 @@
 #include "replay/estimate.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <map>
 #include <set>
 #include <tuple>
 
+#include "core/error.h"
 #include "methods/catalog.h"
 #include "replay/fidelity.h"
 #include "replay/latency.h"
@@ -13,8 +17,14 @@
 namespace hindsight {
 namespace {
 
-/// The program with its libraries, before any trace is opened.
-constexpr int64_t process_bytes = 24 << 20;
+/// Resident now: the program with its libraries and, on a device, the context that the driver keeps on the
+/// host. Linux's /proc/self/statm, in pages; a second field that cannot be read is an error of the system.
+int64_t resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  int64_t total = 0, resident = 0;
+  if (!(statm >> total >> resident)) throw EnvironmentError("/proc/self/statm: cannot be read; mount /proc");
+  return resident * sysconf(_SC_PAGESIZE);
+}
 
 struct Rates {
   double flops_per_second = 1e9;
@@ -90,7 +100,10 @@ int64_t residency_limit(const Backend& backend) { return backend.available_bytes
 
 SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend) {
   const bool on_device = !backend.driver().empty();
+  // On the CPU what the measurement leaves behind is used again; a device's kernels are loaded by it.
+  const int64_t before = resident_bytes();
   const Rates rates = measure_rates(backend, spec.traces.front());
+  const int64_t process_bytes = on_device ? resident_bytes() : before;
   const int64_t real = backend.real_bytes();
 
   SweepEstimate total;

@@ -90,7 +90,8 @@ Comparison compare(const ResultReader& a, const ResultReader& b) {
 }
 
 Table for_people(const Comparison& comparison) {
-  const auto& [table, n_keys] = comparison.table;
+  const Table& table = comparison.table.table;
+  const size_t n_keys = comparison.table.n_keys;
   KeyedTable key_rows{Table(table.columns()), n_keys};
   for (const auto& row : table.rows())
     if (key_metric_rank(cell_text(row[n_keys - 1]))) key_rows.table.add_row(row);
