@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <malloc.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -29,6 +30,14 @@ bool processor_is_able() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else
   return true;
+#endif
+}
+
+/// Blocks of megabytes go back to the system when they are freed. Without a fixed threshold the allocator
+/// keeps them after their first use and the peak depends on how they happen to fit; --dry-run states it.
+void keep_no_large_blocks() {
+#ifdef M_MMAP_THRESHOLD
+  mallopt(M_MMAP_THRESHOLD, 4 << 20);
 #endif
 }
 
@@ -90,6 +99,7 @@ void flush_tables() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_no_large_blocks();
   if (!processor_is_able())
     return fail(
         ExitStatus::environment,
