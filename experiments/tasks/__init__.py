@@ -1,0 +1,1 @@
+"""Synthetic long-generation tasks: recall, chain and ledger. See README.md; `python3 -m experiments.tasks --help`."""
