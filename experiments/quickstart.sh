@@ -4,8 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . experiments/setup.sh
 
-install_packages
-install_python analysis/requirements.txt
+install_packages "${PACKAGES[@]}"
+install_python .venv analysis/requirements.txt
 build
 
 say "running configs/quickstart.yaml"
@@ -13,4 +13,4 @@ build/release/apps/hindsight/hindsight run configs/quickstart.yaml "$@"
 say "report"
 build/release/apps/hindsight/hindsight report results/quickstart.h5
 say "figures"
-PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=analysis .venv/bin/python -m hindsight_analysis.figures results/quickstart.h5 --out results/figures
+PYTHONDONTWRITEBYTECODE=1 .venv/bin/python -m hindsight_analysis.figures results/quickstart.h5 --out results/figures

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs all tests: C++ through ctest, the command line and Python through pytest, the format of the code.
+# Installs what is missing, builds, and runs all tests: C++ through ctest, the command line, Python and the reference model through pytest,
+# the format of the code.
 # The last line counts them: N passed, N failed, N skipped. Tests that need a GPU are skipped without one.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . experiments/setup.sh
 
 set -e
-install_packages
-install_python analysis/requirements-test.txt
+install_packages "${PACKAGES[@]}"
+install_python .venv analysis/requirements-test.txt
 build
 set +e
 
@@ -23,9 +24,15 @@ grep -E 'tests passed|tests failed' build/reports/ctest.log
 [ -s build/reports/ctest.xml ] || { tail -n 40 build/reports/ctest.log; failed=$((failed + 1)); }
 
 say "command line and Python tests"
-export HINDSIGHT_BIN=$PWD/build/release/apps/hindsight/hindsight PYTHONPATH=$PWD/analysis PYTHONDONTWRITEBYTECODE=1
+export HINDSIGHT_BIN=$PWD/build/release/apps/hindsight/hindsight PYTHONPATH=$PWD/analysis:$PWD PYTHONDONTWRITEBYTECODE=1
 .venv/bin/python -m pytest -q -rs -p no:cacheprovider --junitxml=build/reports/pytest.xml tests/cli tests/python
 [ -s build/reports/pytest.xml ] || failed=$((failed + 1))
+
+say "reference model"
+# Where the distribution has no PyTorch they are skipped, with that as the reason.
+if install_torch; then torch_python=.venv-torch/bin/python; else torch_python=.venv/bin/python; fi
+"$torch_python" -m pytest -q -rs -p no:cacheprovider --junitxml=build/reports/pytest-torch.xml tests/reference_model
+[ -s build/reports/pytest-torch.xml ] || failed=$((failed + 1))
 
 say "format of the code"
 # The whole tree, as .clang-format says.
@@ -38,7 +45,7 @@ else
 fi
 
 # Counts of both, and why what was skipped was skipped.
-counts=$(.venv/bin/python - build/reports/ctest.xml build/reports/pytest.xml <<'PY'
+counts=$(.venv/bin/python - build/reports/ctest.xml build/reports/pytest.xml build/reports/pytest-torch.xml <<'PY'
 import collections, os, re, sys
 import xml.etree.ElementTree as ElementTree
 

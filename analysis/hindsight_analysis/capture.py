@@ -230,7 +230,7 @@ def command(argv: list[str] | None) -> None:
     except ImportError as error:
         raise CommandError(
             ENVIRONMENT,
-            f"{error.name} is not installed; pip install 'hindsight-analysis[capture]' brings it",
+            f"{error.name} is not installed; pip install torch transformers brings it",
         ) from error
     try:
         capture(arguments)

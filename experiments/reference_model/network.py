@@ -87,9 +87,13 @@ SIZES = {
 
 
 def rope_tables(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [n, head_dim / 2] in float32 of positions [n]."""
+    """Cosines and sines [n, head_dim / 2] in float32 of positions [n].
+
+    Rounded as transformers does: at position 2000 another order of operations moves the logits by 1e-5.
+    """
     exponents = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32)
-    angles = positions.float()[:, None] / (config.rope_theta ** (exponents / config.head_dim))[None]
+    frequencies = 1.0 / (config.rope_theta ** (exponents / config.head_dim))
+    angles = positions.float()[:, None] * frequencies[None]
     return angles.cos(), angles.sin()
 
 
