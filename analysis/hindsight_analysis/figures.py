@@ -19,9 +19,12 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from hindsight_analysis.errors import ENVIRONMENT, INPUT, CommandError, OneLineParser, run_command
 from hindsight_analysis.lines import (
     Line,
+    axis_parameter,
     budget_parameter,
     lines_along,
+    mean_interval,
     merge_coincident,
+    parameter_words,
     reference_budget,
     variant_label,
     varying_parameters,
@@ -41,6 +44,10 @@ REPORTED_EXPOSURE = {2: 1.17, 8: 1.60}
 BUDGET_LABELS = {
     "budget.ratio": "budget (share of the tokens loaded)",
     "budget.tokens": "budget (tokens loaded)",
+}
+AXIS_LABELS = BUDGET_LABELS | {
+    "page_size": "page size (tokens)",
+    "retro.window": "window (queries)",
 }
 
 
@@ -104,30 +111,63 @@ def having(result: Result, metric: str) -> list[Point]:
     return points
 
 
-def budget_figure(result: Result, metric: str, title: str, y_label: str) -> Figure:
-    """A metric of the summary against the budget, a line per method."""
-    points = having(result, metric)
-    budget = budget_parameter(points)
-    if budget is None:
-        raise NoData("no point has a budget")
-    lines = merge_coincident(lines_along(points, budget, lambda point: point.metrics[metric]))
-    figure, axes = new_figure(title)
-    style = Style(result.points)
+def draw_lines(axes: Axes, lines: list[Line], style: Style) -> None:
+    """Lines, with the intervals of means over several traces."""
     for line in lines:
-        axes.plot(line.x, line.y, **style.options(line))
+        options = style.options(line)
+        axes.plot(line.x, line.y, **options)
+        if any(line.interval):
+            axes.errorbar(
+                line.x, line.y, line.interval, fmt="none", ecolor=options["color"], capsize=2.5, lw=0.9
+            )
+
+
+def metric_figure(result: Result, metric: str, title: str, y_label: str) -> Figure:
+    """A metric of the summary against the budget, or what else was varied; a line per method."""
+    points = having(result, metric)
+    along = axis_parameter(points)
+    if along is None:
+        return dot_figure(result, points, metric, title, y_label)
+    lines = merge_coincident(lines_along(points, along, lambda point: point.metrics[metric]))
+    figure, axes = new_figure(title)
+    draw_lines(axes, lines, Style(result.points))
     others = sum(
-        budget not in p.parameters and any(b in p.parameters for b in BUDGET_LABELS) for p in points
+        along not in p.parameters and any(b in p.parameters for b in BUDGET_LABELS) for p in points
     )
     left_out = f"; {others} points with another kind of budget left out" if others else ""
-    log_axis(axes, [x for line in lines for x in line.x], BUDGET_LABELS[budget] + left_out)
+    said = AXIS_LABELS.get(along, parameter_words(along))
+    log_axis(axes, [x for line in lines for x in line.x], said + left_out)
     axes.set_ylabel(y_label)
     axes.set_ylim(bottom=0)
     add_legend(axes)
     return figure
 
 
+def dot_figure(
+    result: Result, points: list[Point], metric: str, title: str, x_label: str
+) -> Figure:
+    """A metric of variants that differ in words alone: a row for each, named at its left."""
+    groups = variants(points)
+    figure, axes = new_figure(title, height=1.4 + 0.32 * len(groups))
+    style = Style(result.points)
+    for line, members in groups:
+        values = [member.metrics[metric] for member in members]
+        axes.errorbar(
+            float(np.mean(values)),
+            line.label,
+            xerr=mean_interval(values),
+            fmt="o",
+            color=style.colour(line.name),
+            capsize=2.5,
+        )
+    axes.invert_yaxis()
+    axes.set_xlabel(x_label)
+    axes.set_xlim(left=0)
+    return figure
+
+
 def error_by_budget(result: Result) -> Figure:
-    return budget_figure(
+    return metric_figure(
         result,
         "rel_l2_final_mean",
         "Error of the attention output",
@@ -136,7 +176,7 @@ def error_by_budget(result: Result) -> Figure:
 
 
 def mass_recall_by_budget(result: Result) -> Figure:
-    return budget_figure(
+    return metric_figure(
         result,
         "mass_recall_final_mean",
         "Attention mass on the tokens shown",
@@ -145,7 +185,7 @@ def mass_recall_by_budget(result: Result) -> Figure:
 
 
 def page_overlap_by_budget(result: Result) -> Figure:
-    return budget_figure(
+    return metric_figure(
         result,
         "page_overlap_mean",
         "Pages selected again in the next step",
@@ -160,9 +200,7 @@ def exposure_by_window(result: Result) -> Figure:
         raise NoData("no point has retro.window")
     lines = lines_along(points, "retro.window", lambda point: point.metrics[metric])
     figure, axes = new_figure("Tokens that a query has seen when it leaves its window")
-    style = Style(result.points)
-    for line in lines:
-        axes.plot(line.x, line.y, **style.options(line))
+    draw_lines(axes, lines, Style(result.points))
     axes.scatter(
         list(REPORTED_EXPOSURE),
         list(REPORTED_EXPOSURE.values()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +14,8 @@ BUDGETS = ("budget.ratio", "budget.tokens")
 
 @dataclass
 class Line:
-    """A method, or one of its variants, along some x. y is the mean over traces."""
+    """A method, or one of its variants, along some x. y is the mean over traces, `interval` the half width of
+    its 95 % confidence interval (0 of a single trace)."""
 
     name: str  # of the method
     label: str
@@ -22,6 +23,24 @@ class Line:
     n_variants: int
     x: list[float]
     y: list[float]
+    interval: list[float] = field(default_factory=list)
+
+
+# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the normal one.
+STUDENT_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+def mean_interval(values: list[float]) -> float:
+    """Half width of the 95 % confidence interval of the mean; 0 of a single value, which has none."""
+    degrees = len(values) - 1
+    if degrees < 1:
+        return 0.0
+    t = STUDENT_T[degrees - 1] if degrees <= len(STUDENT_T) else 1.96
+    return t * float(np.std(values, ddof=1)) / len(values) ** 0.5
 
 
 def budget_parameter(points: list[Point]) -> str | None:
@@ -42,6 +61,23 @@ def reference_budget(points: list[Point], budget: str) -> float:
     return shared[len(shared) // 2]
 
 
+def axis_parameter(points: list[Point]) -> str | None:
+    """What to draw a metric against: the budget where it varies within a method, else the number that takes
+    most values; None where only words vary. The window comes last: it has a figure of its own."""
+    values: dict[str, int] = {}
+    for name in dict.fromkeys(point.name for point in points):
+        of_method = [point.parameters for point in points if point.name == name]
+        for parameter in {parameter for parameters in of_method for parameter in parameters}:
+            found = {parameters.get(parameter) for parameters in of_method}
+            if all(isinstance(value, (int, float)) and value > 0 for value in found):
+                values[parameter] = max(values.get(parameter, 0), len(found))
+    varying = {parameter: count for parameter, count in values.items() if count > 1}
+    budget = budget_parameter(points)
+    if budget in varying:
+        return budget
+    return max(varying, key=lambda p: (varying[p], p != "retro.window", p), default=None)
+
+
 def varying_parameters(points: list[Point], apart_from: str | None) -> dict[str, list[str]]:
     """By method, the parameters in which its points differ; `apart_from` does not count."""
     varying = {}
@@ -55,17 +91,19 @@ def varying_parameters(points: list[Point], apart_from: str | None) -> dict[str,
     return varying
 
 
+def parameter_words(parameter: str) -> str:
+    """A parameter as figures name it: "retro.window" is "window"."""
+    return "budget" if parameter in BUDGETS else parameter.rsplit(".", 1)[-1].replace("_", " ")
+
+
 def variant_label(name: str, parameters: list[str], values: tuple) -> str:
     """E.g. "retro, window 4": the method, and what tells this variant from its others."""
-
-    def words(parameter: str) -> str:
-        return "budget" if parameter in BUDGETS else parameter.rsplit(".", 1)[-1].replace("_", " ")
 
     def said(value) -> str:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     given = [
-        f"{words(parameter)} {said(value)}"
+        f"{parameter_words(parameter)} {said(value)}"
         for parameter, value in zip(parameters, values)
         if value is not None
     ]
@@ -97,6 +135,7 @@ def lines_along(points: list[Point], x: str, y: Callable[[Point], float]) -> lis
                 len(variants[name]),
                 along,
                 [float(np.mean(found[value])) for value in along],
+                [mean_interval(found[value]) for value in along],
             )
         )
     return lines

@@ -9,6 +9,7 @@ import pytest
 from hindsight_analysis import figures
 from hindsight_analysis.lines import (
     Line,
+    axis_parameter,
     budget_parameter,
     joined_labels,
     lines_along,
@@ -104,7 +105,9 @@ def result_file(tmp_path):
 
 
 def drawn_lines(figure):
-    return {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].get_lines()}
+    """By label; the caps of error bars have none."""
+    named = [line for line in figure.axes[0].get_lines() if not line.get_label().startswith("_")]
+    return {line.get_label(): line.get_xydata().tolist() for line in named}
 
 
 def test_summary_is_a_table_by_name(result_file):
@@ -133,6 +136,38 @@ def test_a_line_is_a_variant_and_its_values_are_means_over_traces(result_file):
     assert list(lines) == ["quest", "retro, window 1", "retro, window 2", "retro, window 8"]
     assert lines["retro, window 8"].x == [0.1, 0.2, 0.5]
     assert lines["retro, window 8"].y == pytest.approx([0.9 / 8, (0.8 / 8 + 0.3) / 2, 0.5 / 8])
+    # Two values half a width d apart from their mean: s = d sqrt(2), t = 12.706, n = 2.
+    assert lines["retro, window 8"].interval == pytest.approx([0, 12.706 * 0.1, 0])
+
+
+@pytest.mark.parametrize(
+    "varied, along",
+    [
+        ([{"budget.ratio": b, "page_size": p} for b in (0.1, 0.2) for p in (8, 16, 32)], "budget.ratio"),
+        ([{"budget.ratio": 0.1, "page_size": p} for p in (8, 16)], "page_size"),
+        (
+            [{"budget.ratio": 0.1, "page_size": p, "retro.window": w} for p in (8, 16) for w in (1, 2)],
+            "page_size",
+        ),
+        ([{"budget.ratio": 0.1, "gqa.combine": how} for how in ("mean", "max")], None),
+    ],
+)
+def test_figures_are_drawn_against_what_was_varied(tmp_path, varied, along):
+    sweep = [("a.h5", "m", parameters, 0.1 * (i + 1)) for i, parameters in enumerate(varied)]
+    result = load_result(write_result(tmp_path / "result.h5", sweep))
+    assert axis_parameter(result.points) == along
+    axes = figures.error_by_budget(result).axes[0]
+    if along is None:
+        rows = [label.get_text() for label in axes.get_yticklabels()]
+        assert rows == ["m, combine mean", "m, combine max"]
+        assert {line.get_xdata()[0] for line in axes.get_lines()} == {0.1, 0.2}
+    else:
+        assert axes.get_xlabel() == figures.AXIS_LABELS[along]
+
+
+def test_intervals_of_several_traces_are_drawn(result_file):
+    with_interval = figures.error_by_budget(load_result(result_file)).axes[0].containers
+    assert len(with_interval) == 1 and with_interval[0].has_yerr
 
 
 def test_lines_on_each_other_are_one():
