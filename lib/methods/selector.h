@@ -48,7 +48,6 @@ class Selector {
   int64_t list_capacity(int64_t position) const;
   int64_t page_size() const { return page_size_; }
   UnitPolicy unit_policy() const { return unit_policy_; }
-  Newest newest() const { return newest_; }
 
  protected:
   /// Fills lists that do not depend on the unit: pages_of(step) gives a row's pages, ascending.

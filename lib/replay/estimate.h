@@ -17,8 +17,8 @@ struct SweepEstimate {
   int64_t output_bytes = 0;  ///< of the result file before compression
 };
 
-/// Estimates a sweep; `latency_repeats` 0 where latency is not measured. Takes a fraction of a second: the
-/// rate of dense attention is measured on a small layer of the first trace's shape.
+/// Estimates a sweep. Takes a fraction of a second: the rate of dense attention is measured on a small layer
+/// of the first trace's shape.
 SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend);
 
 }  // namespace hindsight

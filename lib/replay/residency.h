@@ -31,7 +31,6 @@ class BoundedCache {
     insert(key, value, bytes(*value));
     return value;
   }
-  int64_t bytes() const { return used_; }
 
  private:
   struct Entry {

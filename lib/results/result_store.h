@@ -33,7 +33,6 @@ class ResultWriter {
   /// file equals an uninterrupted one.
   void set_order(std::vector<std::string> ids);
   void add(const PointResult& point);
-  const std::filesystem::path& file() const;
 
  private:
   struct Impl;

@@ -197,6 +197,4 @@ void ResultWriter::add(const PointResult& point) {
   impl_->keeps_existing = true;
 }
 
-const fs::path& ResultWriter::file() const { return impl_->file; }
-
 }  // namespace hindsight

@@ -59,7 +59,7 @@ class SteadyStopwatch final : public Stopwatch {
   std::vector<std::chrono::steady_clock::time_point> marks_;
 };
 
-/// Widens [rows, heads, d] in the storage type to Real by head, [heads][rows][d], or keeps the order of rows.
+/// Widens values of the storage type to Real, in the order that they are stored in.
 template <class Real>
 std::vector<Real> widen(DType dtype, const std::vector<std::byte>& stored) {
   std::vector<Real> values(stored.size() / static_cast<size_t>(size_of(dtype)));
@@ -70,6 +70,7 @@ std::vector<Real> widen(DType dtype, const std::vector<std::byte>& stored) {
   return values;
 }
 
+/// Widens [rows, heads, d] in the storage type to Real by head, [heads][rows][d].
 template <class Real>
 HeadMajor<Real> by_head(DType dtype, const std::vector<std::byte>& stored, int64_t tokens, int64_t heads,
                         int64_t d) {
