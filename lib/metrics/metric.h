@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/series.h"
+#include "core/statistics.h"
 #include "metrics/events.h"
 
 namespace hindsight {
@@ -28,12 +29,6 @@ class Metric {
 
 /// One of each metric, for a point of this shape.
 std::vector<std::unique_ptr<Metric>> make_metrics(const ReplayShape& shape);
-
-/// Mean of the values that are not NaN; NaN if there is none.
-double mean(const std::vector<double>& values);
-/// The smallest value that at least `share` of the values that are not NaN do not exceed; NaN if there is
-/// none.
-double percentile(std::vector<double> values, double share);
 
 /// An array over step, layer and one more dimension, to be filled as the replay goes on; NaN where nothing
 /// was written.

@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 #include <optional>
 
 #include "results/key_metrics.h"
+#include "results/metric_values.h"
 #include "results/reduced_table.h"
 #include "results/summary_table.h"
 
@@ -35,20 +36,6 @@ std::string unmatched_line(const ResultReader& in, const PointResult& point) {
   return fmt::format("only in {}: point {} ({}, {})", in.file().string(), point.id, point.name, point.trace);
 }
 
-std::vector<std::string> metrics_of(const PointResult& a, const PointResult& b) {
-  std::vector<std::string> names;
-  for (const PointResult* point : {&a, &b})
-    for (const auto& [name, value] : point->summary)
-      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-  return names;
-}
-
-std::optional<double> metric_of(const PointResult& point, const std::string& name) {
-  for (const auto& [column, value] : point.summary)
-    if (column == name && !std::isnan(value)) return value;
-  return std::nullopt;
-}
-
 Cell as_cell(std::optional<double> value) { return value ? Cell(*value) : undefined_cell(); }
 
 }  // namespace
@@ -72,8 +59,8 @@ Comparison compare(const ResultReader& a, const ResultReader& b) {
     taken[*match] = true;
     const PointResult& in_b = points_b[*match];
     if (in_a.id != in_b.id) ++comparison.n_other_range;
-    for (const std::string& metric : metrics_of(in_a, in_b)) {
-      const auto x = metric_of(in_a, metric), y = metric_of(in_b, metric);
+    for (const std::string& metric : names_of(std::array{in_a.summary, in_b.summary})) {
+      const auto x = defined_value(in_a.summary, metric), y = defined_value(in_b.summary, metric);
       if (!x && !y) continue;
       std::vector<Cell> row = keys.cells(in_a);
       row.emplace_back(metric);

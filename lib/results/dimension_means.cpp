@@ -1,10 +1,9 @@
 #include "results/dimension_means.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <numeric>
 #include <optional>
+
+#include "core/statistics.h"
 
 namespace hindsight {
 namespace {
@@ -68,30 +67,15 @@ class Places {
   size_t count_ = 0;
 };
 
-/// The defined values of a series at each place.
+/// The values of a series at each place.
 std::vector<std::vector<double>> values_at(const Series& series, size_t axis,
                                            const std::vector<std::vector<size_t>>& places, size_t count) {
   size_t inner = 1;
   for (size_t a = axis + 1; a < series.shape.size(); ++a) inner *= static_cast<size_t>(series.shape[a]);
   std::vector<std::vector<double>> values(count);
-  for (size_t i = 0; i < series.values.size(); ++i) {
-    if (std::isnan(series.values[i])) continue;
+  for (size_t i = 0; i < series.values.size(); ++i)
     for (const size_t place : places[i / inner % places.size()]) values[place].push_back(series.values[i]);
-  }
   return values;
-}
-
-double mean(const std::vector<double>& values) {
-  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-}
-
-/// The smallest value that at least half of the values do not exceed, as in /summary.
-double median(std::vector<double> values) {
-  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 }  // namespace
@@ -117,7 +101,8 @@ std::vector<DimensionMean> dimension_means(const PointResult& point, Along along
       const bool is_latency = series.name.starts_with("latency_");
       const std::string name = series.name + (is_latency ? "_p50" : "_mean");
       for (size_t place = 0; place < values.size(); ++place)
-        rows[place].means.emplace_back(name, is_latency ? median(values[place]) : mean(values[place]));
+        rows[place].means.emplace_back(name,
+                                       is_latency ? percentile(values[place], 0.5) : mean(values[place]));
       any = true;
       break;
     }

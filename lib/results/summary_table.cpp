@@ -3,30 +3,17 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <optional>
+
+#include "core/statistics.h"
+#include "results/metric_values.h"
 
 namespace hindsight {
 namespace {
-
-std::vector<std::string> metric_columns(const std::vector<MetricValues>& metrics) {
-  std::vector<std::string> columns;
-  std::set<std::string> seen;
-  for (const MetricValues& values : metrics)
-    for (const auto& [name, value] : values)
-      if (seen.insert(name).second) columns.push_back(name);
-  return columns;
-}
 
 std::vector<MetricValues> summaries_of(std::span<const PointResult> points) {
   std::vector<MetricValues> summaries;
   for (const PointResult& point : points) summaries.push_back(point.summary);
   return summaries;
-}
-
-std::optional<double> defined_value(const MetricValues& metrics, const std::string& name) {
-  for (const auto& [metric, value] : metrics)
-    if (metric == name && !std::isnan(value)) return value;
-  return std::nullopt;
 }
 
 /// 0.975 quantile of Student's t distribution.
@@ -45,11 +32,11 @@ double student_t(size_t degrees) {
 std::pair<Cell, Cell> mean_and_interval(const std::vector<double>& values) {
   if (values.empty()) return {undefined_cell(), undefined_cell()};
   const auto n = static_cast<double>(values.size());
-  double mean = 0, squares = 0;
-  for (const double value : values) mean += value / n;
-  if (values.size() < 2) return {mean, undefined_cell()};
-  for (const double value : values) squares += (value - mean) * (value - mean);
-  return {mean, student_t(values.size() - 1) * std::sqrt(squares / (n - 1) / n)};
+  const double center = mean(values);
+  if (values.size() < 2) return {center, undefined_cell()};
+  double squares = 0;
+  for (const double value : values) squares += (value - center) * (value - center);
+  return {center, student_t(values.size() - 1) * std::sqrt(squares / (n - 1) / n)};
 }
 
 Cell parameter_cell(const ParameterSet& parameters, const std::string& path) {
@@ -181,7 +168,7 @@ std::vector<Cell> PointKeys::cells(const PointResult& point) const {
 KeyedTable join_metrics(std::vector<std::string> key_columns, std::vector<std::vector<Cell>> keys,
                         const std::vector<MetricValues>& metrics) {
   const size_t n_keys = key_columns.size();
-  const std::vector<std::string> names = metric_columns(metrics);
+  const std::vector<std::string> names = names_of(metrics);
   key_columns.insert(key_columns.end(), names.begin(), names.end());
   Table table(std::move(key_columns));
   for (size_t i = 0; i < keys.size(); ++i) {
@@ -204,7 +191,7 @@ KeyedTable summary_table(std::span<const PointResult> points) {
 
 KeyedTable summary_over_traces(std::span<const PointResult> points) {
   const PointKeys keys(points);
-  const std::vector<std::string> metrics = metric_columns(summaries_of(points));
+  const std::vector<std::string> metrics = names_of(summaries_of(points));
   std::vector<std::string> columns{"name", "selector"};
   columns.insert(columns.end(), keys.parameters().begin(), keys.parameters().end());
   columns.push_back("n_traces");

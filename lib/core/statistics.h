@@ -1,0 +1,14 @@
+#pragma once
+// Statistics of measured values. NaN means undefined, and is left out.
+
+#include <vector>
+
+namespace hindsight {
+
+/// Mean of the values that are not NaN; NaN if there is none.
+double mean(const std::vector<double>& values);
+/// The smallest value that at least `share` of the values that are not NaN do not exceed; NaN if there is
+/// none.
+double percentile(std::vector<double> values, double share);
+
+}  // namespace hindsight
