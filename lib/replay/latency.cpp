@@ -181,7 +181,9 @@ Measurements replay_latency(Backend& backend, const ReplaySpec& spec, const Repl
   const std::vector<int64_t> steps = latency_steps(n_steps);
   const auto n_layers = static_cast<int64_t>(point.layers.size());
   Measurements measurements;
-  measurements.coordinates.push_back({"latency_step", steps});
+  std::vector<int64_t> in_trace = steps;
+  for (int64_t& step : in_trace) step += spec.traces[point.trace].first_step();
+  measurements.coordinates.push_back({"latency_step", std::move(in_trace)});
   std::vector<int64_t> repeat_numbers;
   for (int64_t repeat = 0; repeat < options.repeats; ++repeat) repeat_numbers.push_back(repeat);
   measurements.coordinates.push_back({"latency_repeat", repeat_numbers});

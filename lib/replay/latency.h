@@ -16,7 +16,8 @@ struct LatencyOptions {
 };
 
 /// Times the stages append, score, select, attend, merge (and total) of single steps at up to eight places of
-/// the replay, per layer, in microseconds. Series latency_us_<stage> [latency_step, layer, latency_repeat].
+/// the replay, per layer, in microseconds. Series latency_us_<stage> [latency_step, layer, latency_repeat];
+/// latency_step is counted as step is, from the end of the prompt.
 Measurements replay_latency(Backend& backend, const ReplaySpec& spec, const ReplayPoint& point,
                             const LatencyOptions& options, const std::function<void()>& layer_done);
 

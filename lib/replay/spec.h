@@ -23,6 +23,8 @@ struct ReplayTrace {
   int64_t first_position = 0;  ///< of the first replayed step
   int64_t n_steps = 0;
   int64_t last_position() const { return first_position + n_steps - 1; }
+  /// The first replayed step, counted from the end of the prompt as in the configuration.
+  int64_t first_step() const { return first_position - info.prompt_tokens; }
 };
 
 /// A point of the sweep on one trace.

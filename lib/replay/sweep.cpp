@@ -20,8 +20,7 @@ std::vector<int64_t> count_to(int64_t n, int64_t from = 0) {
   return numbers;
 }
 
-PointResult as_result(const SweepPlan& plan, const ReplayTrace& trace, const ReplayPoint& point,
-                      Measurements measured) {
+PointResult as_result(const ReplayTrace& trace, const ReplayPoint& point, Measurements measured) {
   const ReplayShape shape = replay_shape(trace, point);
   PointResult result;
   result.id = point.id;
@@ -30,8 +29,7 @@ PointResult as_result(const SweepPlan& plan, const ReplayTrace& trace, const Rep
   result.name = point.method.name;
   result.selector = point.method.selector;
   result.parameters = point.method.parameters;
-  // Steps are decode steps of the trace, counted from the end of the prompt, as in the configuration.
-  result.coordinates = {{"step", count_to(shape.n_steps, plan.steps.from)},
+  result.coordinates = {{"step", count_to(shape.n_steps, trace.first_step())},
                         {"layer", point.layers},
                         {"q_head", count_to(shape.n_q_heads)},
                         {"unit", count_to(shape.n_units)}};
@@ -77,7 +75,7 @@ void run_sweep(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend, 
       append(measured, replay_fidelity(backend, *residency, trace, point, layer_done));
     if (plan.measure_latency)
       append(measured, replay_latency(backend, spec, point, {plan.repeats, plan.batch}, layer_done));
-    writer.add(as_result(plan, trace, point, std::move(measured)));
+    writer.add(as_result(trace, point, std::move(measured)));
   }
 }
 

@@ -50,8 +50,8 @@ class Places {
     } else if (along_ == Along::step && (dimension == "step" || dimension == "latency_step")) {
       const auto* steps = integer_coordinate(point_, dimension);
       for (size_t i = 0; steps && i < std::min(places.size(), steps->size()); ++i) {
-        const int64_t place = ((*steps)[i] - values_->front()) / width_;
-        if (place >= 0 && place < n) places[i] = {static_cast<size_t>(place)};
+        if ((*steps)[i] < values_->front() || (*steps)[i] > values_->back()) continue;
+        places[i] = {static_cast<size_t>(((*steps)[i] - values_->front()) / width_)};
       }
     } else {
       return std::nullopt;

@@ -104,6 +104,14 @@ def test_steps_come_in_ranges(result):
             assert float(row["bytes_kv_mean"]) == pytest.approx(series.astype(float).mean(), rel=1e-12)
 
 
+def test_latencies_belong_to_the_steps_that_were_timed(tmp_path):
+    late = run_sweep(tmp_path, "--set", "steps.from=24", "--set", "steps.count=16", measure="latency")
+    rows = rows_of(hindsight("report", late, "--by", "step", "--format", "csv"))
+    assert len(rows) == 7 * 16
+    timed = [int(row["step_from"]) for row in rows if row["latency_us_total_p50"]]
+    assert timed == 7 * [25, 27, 29, 31, 33, 35, 37, 39]
+
+
 def test_several_traces_are_reported_by_method_with_intervals(two_traces):
     assert "±" in hindsight("report", two_traces).stdout
     points = rows_of(hindsight("report", two_traces, "--by", "point", "--format", "csv"))

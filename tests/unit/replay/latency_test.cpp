@@ -28,8 +28,9 @@ class LatencyReplay : public ::testing::TestWithParam<std::string> {
     backend_ = make_cuda_backend(0);
   }
 
-  ReplaySpec spec(const std::vector<MethodPoint>& points, int64_t batch = 1) {
+  ReplaySpec spec(const std::vector<MethodPoint>& points, int64_t batch = 1, StepRange steps = {}) {
     SweepPlan plan;
+    plan.steps = steps;
     plan.file = "test.yaml";
     plan.traces = {dir_ / "a.h5", dir_ / "b.h5"};
     plan.points = points;
@@ -90,6 +91,15 @@ TEST_P(LatencyReplay, EveryMethodIsMeasuredByStage) {
       EXPECT_LT(steps.back(), 37);
     }
   }
+}
+
+TEST_P(LatencyReplay, StepsAreCountedFromTheEndOfThePrompt) {
+  write_traces();
+  const ReplaySpec late = spec({method_point("dense", {})}, 1, {.from = 10, .count = 16});
+  const Measurements measured = replay_latency(*backend_, late, late.points[0], {1, 1}, [] {});
+  EXPECT_EQ(measured.coordinates.at(0).name, "latency_step");
+  EXPECT_EQ(std::get<std::vector<int64_t>>(measured.coordinates[0].values),
+            (std::vector<int64_t>{11, 13, 15, 17, 19, 21, 23, 25}));
 }
 
 TEST_P(LatencyReplay, TracesOfDifferentModelsAreNotBatched) {
