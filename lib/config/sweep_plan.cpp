@@ -218,6 +218,12 @@ class PlanLoader {
     return found;
   }
 
+  /// A file that a pattern stands for, as the pattern would name it alone.
+  std::string name_of(const std::filesystem::path& file, const std::filesystem::path& pattern) const {
+    if (pattern.is_absolute()) return file.string();
+    return file.lexically_proximate(file_.parent_path().lexically_normal()).generic_string();
+  }
+
   void expand_globs() {
     Problems unmatched;
     for (const auto& [pattern, place] : trace_patterns_) {
@@ -226,9 +232,10 @@ class PlanLoader {
         unmatched.add(
             place, fmt::format("traces: no file matches {}; a pattern with at least one match would be right",
                                (file_.parent_path() / pattern).lexically_normal().string()));
-      for (const auto& trace : found)
-        if (std::find(plan_.traces.begin(), plan_.traces.end(), trace) == plan_.traces.end())
-          plan_.traces.push_back(trace);
+      for (const std::filesystem::path& file : found)
+        if (std::none_of(plan_.traces.begin(), plan_.traces.end(),
+                         [&](const TraceFile& other) { return other.file == file; }))
+          plan_.traces.push_back({file, name_of(file, pattern), place});
     }
     if (!unmatched.empty()) throw TraceError(unmatched.text());
   }

@@ -25,10 +25,17 @@ struct StepRange {
   std::optional<int64_t> count;  ///< none: all
 };
 
+/// A trace file that the configuration names, or a glob of it matches.
+struct TraceFile {
+  std::filesystem::path file;
+  std::string name;   ///< as the configuration names it: relative to its folder, or absolute
+  std::string place;  ///< where it does: "file:line:column", or "--set traces=..."
+};
+
 /// The whole configuration, resolved.
 struct SweepPlan {
   std::filesystem::path file;                  ///< the configuration
-  std::vector<std::filesystem::path> traces;   ///< globs expanded, sorted within a glob, no duplicates
+  std::vector<TraceFile> traces;               ///< globs expanded, sorted within a glob, no duplicates
   std::optional<std::vector<int64_t>> layers;  ///< none: all
   StepRange steps;
   std::string device = "auto";  ///< auto | cpu | cuda | cuda:N

@@ -22,13 +22,13 @@ std::vector<int64_t> resolve_layers(const SweepPlan& plan, const TraceInfo& info
   return layers;
 }
 
-ReplayTrace open_trace(const SweepPlan& plan, const std::filesystem::path& file) {
-  const TraceReader reader(file);
+ReplayTrace open_trace(const SweepPlan& plan, const TraceFile& named) {
+  const TraceReader reader(named.file);
   ReplayTrace trace;
-  trace.name = file.filename().string();
-  trace.file = file;
+  trace.name = named.name;
+  trace.file = named.file;
   trace.info = reader.info();
-  trace.digest = file_digest(file);
+  trace.digest = file_digest(named.file);
   trace.layers = resolve_layers(plan, trace.info, trace.name);
   trace.dtype = reader.dtype(trace.layers.front());
 
@@ -70,6 +70,16 @@ ReplayPoint place(const SweepPlan& plan, const ReplaySpec& spec, size_t trace_in
   return point;
 }
 
+/// A copy would be the same points again, and one sample counted twice in means over traces.
+void check_that_traces_differ(const SweepPlan& plan, const ReplaySpec& spec) {
+  for (size_t i = 0; i < spec.traces.size(); ++i)
+    for (size_t j = 0; j < i; ++j)
+      if (spec.traces[i].digest == spec.traces[j].digest)
+        throw ConfigError(fmt::format(
+            "{}: traces: {} is byte for byte {} (at {}); every trace once would be right",
+            plan.traces[i].place, plan.traces[i].name, plan.traces[j].name, plan.traces[j].place));
+}
+
 /// A batch runs its sequences through the same kernels: they must be of one model and hold the same layers.
 void check_batch(const SweepPlan& plan, const ReplaySpec& spec) {
   if (plan.batch == 1 || !plan.measure_latency) return;
@@ -89,7 +99,8 @@ void check_batch(const SweepPlan& plan, const ReplaySpec& spec) {
 
 ReplaySpec resolve(const SweepPlan& plan, const Backend& backend) {
   ReplaySpec spec;
-  for (const std::filesystem::path& file : plan.traces) spec.traces.push_back(open_trace(plan, file));
+  for (const TraceFile& trace : plan.traces) spec.traces.push_back(open_trace(plan, trace));
+  check_that_traces_differ(plan, spec);
   check_batch(plan, spec);
   for (size_t trace = 0; trace < spec.traces.size(); ++trace)
     for (const MethodPoint& method : plan.points)

@@ -41,8 +41,8 @@ struct ReplaySpec {
 };
 
 /// Opens the traces of the plan and resolves layers and steps. Throws TraceError (a trace cannot be used),
-/// ConfigError (layers or steps that a trace lacks, no sparse layer left), EnvironmentError (the backend
-/// cannot run a point).
+/// ConfigError (a trace given twice, layers or steps that a trace lacks, no sparse layer left),
+/// EnvironmentError (the backend cannot run a point).
 ReplaySpec resolve(const SweepPlan& plan, const Backend& backend);
 
 }  // namespace hindsight

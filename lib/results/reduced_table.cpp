@@ -59,6 +59,27 @@ std::vector<size_t> columns_to_show(const KeyedTable& keyed, const ColumnRank& r
   return shown;
 }
 
+/// The end of a path, in whole components, that no other path has.
+std::string shortest_ending(const std::string& path, const std::set<std::string>& paths) {
+  for (size_t slash = path.rfind('/'); slash != std::string::npos && slash > 0;
+       slash = path.rfind('/', slash - 1)) {
+    const bool shared = std::any_of(paths.begin(), paths.end(), [&](const std::string& other) {
+      return other != path && ("/" + other).ends_with(path.substr(slash));
+    });
+    if (!shared) return path.substr(slash + 1);
+  }
+  return path;
+}
+
+std::set<std::string> texts_of(const Table& table, const std::string& column) {
+  const auto found = std::find(table.columns().begin(), table.columns().end(), column);
+  std::set<std::string> texts;
+  if (found == table.columns().end()) return texts;
+  for (const auto& row : table.rows())
+    texts.insert(cell_text(row[static_cast<size_t>(found - table.columns().begin())]));
+  return texts;
+}
+
 /// "0.441±0.1": as many digits as the eye compares.
 std::string with_interval(double mean, double interval) {
   return fmt::format("{:.3g}±{:.1g}", mean, interval);
@@ -81,11 +102,16 @@ Table reduce(const KeyedTable& keyed, const ColumnRank& rank) {
   std::vector<std::string> columns;
   for (const size_t column : shown) columns.push_back(table.columns()[column]);
   Table reduced(std::move(columns));
+  const std::set<std::string> traces = texts_of(table, "trace");
   for (const auto& row : table.rows()) {
     std::vector<Cell> cells;
     for (const size_t column : shown) {
-      const auto interval = interval_of(table, row, column);
-      cells.push_back(interval ? Cell(with_interval(std::get<double>(row[column]), *interval)) : row[column]);
+      if (const auto interval = interval_of(table, row, column))
+        cells.emplace_back(with_interval(std::get<double>(row[column]), *interval));
+      else if (table.columns()[column] == "trace")
+        cells.emplace_back(shortest_ending(cell_text(row[column]), traces));
+      else
+        cells.push_back(row[column]);
     }
     reduced.add_row(std::move(cells));
   }

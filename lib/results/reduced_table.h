@@ -16,7 +16,8 @@ using ColumnRank = std::function<std::optional<size_t>(const std::string&)>;
 /// Of the keys those that differ between rows and those with a rank; of the rest, by rank, those with one
 /// that are defined in some row. A mean and its interval `<mean>_ci95` become one cell, "0.5±0.1". The
 /// selector, which goes with the name, is left out, and so is the point's id (the first key, if there is one)
-/// unless nothing else tells rows apart.
+/// unless nothing else tells rows apart. Traces are called by as much of the end of their path as tells them
+/// apart.
 Table reduce(const KeyedTable& keyed, const ColumnRank& rank);
 
 }  // namespace hindsight

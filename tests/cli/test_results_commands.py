@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import shutil
 
 import h5py
 import numpy as np
 import pytest
-from results_sweep import LAYERS, Q_HEADS, hindsight, run_sweep
+from results_sweep import LAYERS, Q_HEADS, hindsight, run_sweep, write_sweep, write_trace
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,29 @@ def test_several_traces_are_reported_by_method_with_intervals(two_traces):
         assert float(method["rel_l2_final_mean"]) == pytest.approx(np.mean(values), rel=1e-12)
         half_width = 12.706 * np.std(values, ddof=1) / np.sqrt(2)
         assert float(method["rel_l2_final_mean_ci95"]) == pytest.approx(half_width, rel=1e-9)
+
+
+def test_traces_of_the_same_file_name_are_told_apart(tmp_path):
+    for folder, seed in (("p", 0), ("q", 1)):
+        (tmp_path / folder).mkdir()
+        write_trace(tmp_path / folder / "code.h5", seed)
+    result = run_sweep(tmp_path, traces=("p/code.h5", "q/code.h5"), measure="fidelity")
+    with h5py.File(result) as file:
+        assert set(file["summary"]["trace"]) == {b"p/code.h5", b"q/code.h5"}
+        assert [line.split("  ")[1] for line in file.attrs["trace_sha256"].decode().splitlines()] == [
+            "p/code.h5",
+            "q/code.h5",
+        ]
+
+
+def test_a_trace_given_twice_is_refused(tmp_path):
+    write_trace(tmp_path / "a.h5", 0)
+    shutil.copy(tmp_path / "a.h5", tmp_path / "copy.h5")
+    done = hindsight("run", write_sweep(tmp_path, traces=("a.h5", "copy.h5")), check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    for said in ("sweep.yaml:2:16: ", "copy.h5", "a.h5", "sweep.yaml:2:10)"):
+        assert said in done.stderr
+    assert not (tmp_path / "sweep.result.h5").exists()
 
 
 def test_what_is_no_result_is_refused(result, tmp_path):

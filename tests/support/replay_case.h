@@ -27,7 +27,7 @@ class ReplayCase {
  public:
   ReplayCase(const std::filesystem::path& trace, Backend& backend, StepRange steps = {}) : backend_(backend) {
     plan_.file = "test.yaml";
-    plan_.traces = {trace};
+    plan_.traces = {{trace, trace.filename().string(), "test.yaml"}};
     plan_.steps = steps;
   }
 

@@ -19,6 +19,12 @@ SweepPlan load(const TempDir& dir, const std::string& yaml, const PlanOverrides&
   return load_plan(dir / "c.yaml", test_catalog(), overrides);
 }
 
+std::vector<std::filesystem::path> files_of(const SweepPlan& plan) {
+  std::vector<std::filesystem::path> files;
+  for (const TraceFile& trace : plan.traces) files.push_back(trace.file);
+  return files;
+}
+
 std::string rendered(const SweepPlan& plan) {
   std::string text;
   for (const MethodPoint& point : plan.points) {
@@ -62,7 +68,7 @@ retro quest budget.min_tokens=0 budget.ratio=0.2 dense_layers=2 gqa.combine=max 
 pairs quest budget.tokens=64 dense_layers=2 gqa.combine=max gqa.unit=per_kv_head k_min=1 page_size=8
 pairs quest budget.tokens=128 dense_layers=2 gqa.combine=max gqa.unit=per_kv_head k_min=2 page_size=8
 )");
-  EXPECT_EQ(plan.traces, (std::vector<std::filesystem::path>{dir / "a.h5", dir / "sub/b.h5"}));
+  EXPECT_EQ(files_of(plan), (std::vector<std::filesystem::path>{dir / "a.h5", dir / "sub/b.h5"}));
   EXPECT_EQ(plan.layers, (std::vector<int64_t>{2, 5}));
   EXPECT_EQ(plan.steps.from, 3);
   EXPECT_EQ(plan.steps.count, 40);
@@ -103,7 +109,8 @@ TEST(SweepPlan, OverridesReplaceValuesAndAxes) {
   EXPECT_EQ(plan.layers, std::vector<int64_t>{1});
   EXPECT_EQ(plan.output, "elsewhere.h5");
   EXPECT_EQ(plan.device, "cuda:1");
-  EXPECT_EQ(plan.traces, std::vector<std::filesystem::path>{dir / "z.h5"});
+  EXPECT_EQ(files_of(plan), std::vector<std::filesystem::path>{dir / "z.h5"});
+  EXPECT_EQ(plan.traces[0].place, "--set traces=[z.h5]");
 }
 
 TEST(SweepPlan, OverridesOfDefaultsConcernMethodsThatDoNotSayIt) {
@@ -139,7 +146,7 @@ TEST(SweepPlan, TheResolvedConfigurationIsTheSameSweep) {
   const SweepPlan plan = load(dir, whole);
   const SweepPlan again = load(dir, plan.resolved_yaml);
   EXPECT_EQ(plan.output, again.output);
-  EXPECT_EQ(plan.traces, again.traces);
+  EXPECT_EQ(files_of(plan), files_of(again));
   EXPECT_EQ(plan.resolved_yaml.find(dir.path().string()), std::string::npos)
       << "paths are relative to the file: the same sweep elsewhere has the same text";
   EXPECT_EQ(rendered(plan), rendered(again));
@@ -151,7 +158,25 @@ TEST(SweepPlan, GlobsAreExpandedSortedAndWithoutDuplicates) {
   for (const char* name : {"b.h5", "a.h5", "c.txt"}) std::ofstream(dir / name) << "";
   const SweepPlan plan =
       load(dir, "version: 1\ntraces: ['*.h5', a.h5]\nmethods: [{name: d, selector: dense}]\n");
-  EXPECT_EQ(plan.traces, (std::vector<std::filesystem::path>{dir / "a.h5", dir / "b.h5"}));
+  EXPECT_EQ(files_of(plan), (std::vector<std::filesystem::path>{dir / "a.h5", dir / "b.h5"}));
+}
+
+TEST(SweepPlan, TracesAreNamedAsTheConfigurationNamesThem) {
+  const TempDir dir;
+  for (const char* folder : {"p", "q", "sub"}) std::filesystem::create_directory(dir / folder);
+  for (const char* name : {"p/code.h5", "q/code.h5"}) std::ofstream(dir / name) << "";
+  const std::string absolute = (dir / "p/../far.h5").string();
+  std::ofstream(dir / "sub/c.yaml") << "version: 1\ntraces:\n  - ../near.h5\n  - ../?/*.h5\n  - " << absolute
+                                    << "\nmethods: [{name: d, selector: dense}]\n";
+  const SweepPlan plan = load_plan(dir / "sub/./c.yaml", test_catalog());
+  std::vector<std::string> names, places;
+  for (const TraceFile& trace : plan.traces) {
+    names.push_back(trace.name);
+    places.push_back(trace.place.substr(trace.place.rfind("c.yaml")));
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"../near.h5", "../p/code.h5", "../q/code.h5",
+                                             (dir / "far.h5").string()}));
+  EXPECT_EQ(places, (std::vector<std::string>{"c.yaml:3:5", "c.yaml:4:5", "c.yaml:4:5", "c.yaml:5:5"}));
 }
 
 TEST(SweepPlan, FoldersAndFilesNamedLikePatternsAreTakenAsTheyAre) {
@@ -161,7 +186,8 @@ TEST(SweepPlan, FoldersAndFilesNamedLikePatternsAreTakenAsTheyAre) {
   std::ofstream(dir / "run[1]/c.yaml")
       << "version: 1\ntraces: ['a*.h5', 'b[2].h5']\nmethods: [{name: d, selector: dense}]\n";
   const SweepPlan plan = load_plan(dir / "run[1]/c.yaml", test_catalog());
-  EXPECT_EQ(plan.traces, (std::vector<std::filesystem::path>{dir / "run[1]/a.h5", dir / "run[1]/b[2].h5"}));
+  EXPECT_EQ(files_of(plan),
+            (std::vector<std::filesystem::path>{dir / "run[1]/a.h5", dir / "run[1]/b[2].h5"}));
 }
 
 TEST(SweepPlan, AByteOrderMarkAndLineEndsOfOtherSystemsChangeNothing) {

@@ -50,7 +50,7 @@ TEST(Configs, AllOfThemLoad) {
   for (const auto& entry : std::filesystem::directory_iterator(HINDSIGHT_SOURCE_DIR "/configs")) {
     const SweepPlan plan = load_plan(entry.path(), method_catalog());
     EXPECT_FALSE(plan.points.empty()) << entry.path();
-    for (const auto& trace : plan.traces) EXPECT_TRUE(std::filesystem::exists(trace)) << trace;
+    for (const auto& trace : plan.traces) EXPECT_TRUE(std::filesystem::exists(trace.file)) << trace.file;
     ++loaded;
   }
   EXPECT_GE(loaded, 5);

@@ -32,7 +32,7 @@ class LatencyReplay : public ::testing::TestWithParam<std::string> {
     SweepPlan plan;
     plan.steps = steps;
     plan.file = "test.yaml";
-    plan.traces = {dir_ / "a.h5", dir_ / "b.h5"};
+    plan.traces = {{dir_ / "a.h5", "a.h5", "test.yaml"}, {dir_ / "b.h5", "b.h5", "test.yaml"}};
     plan.points = points;
     plan.batch = batch;
     plan.measure_latency = true;

@@ -70,6 +70,19 @@ TEST_F(Report, ForPeopleNamesThePointWhereNothingElseDoes) {
             (Names{"point", "name", "rel_l2_final_mean"}));
 }
 
+TEST_F(Report, ForPeopleCallsTracesByTheEndsOfTheirPathsThatDiffer) {
+  std::vector<PointResult> points = make_points(4);
+  const Names paths{"/far/p/code.h5", "../p/code.h5", "q/code.h5", "q/text.h5"};
+  for (size_t i = 0; i < points.size(); ++i) points[i].trace = paths[i];
+  const KeyedTable full = report(write(points), ReportBy::point);
+  const Table shown = for_people(full);
+  const Names called{"/far/p/code.h5", "../p/code.h5", "q/code.h5", "text.h5"};
+  for (size_t i = 0; i < points.size(); ++i) {
+    EXPECT_EQ(cell(full.table, i, "trace"), Cell(paths[i]));
+    EXPECT_EQ(cell(shown, i, "trace"), Cell(called[i]));
+  }
+}
+
 TEST_F(Report, OfSeveralTracesIsOfMethodsWithIntervals) {
   std::vector<PointResult> points = make_points(2);
   EXPECT_EQ(default_grouping(write(points)), ReportBy::point);
