@@ -13,7 +13,16 @@ import xarray
 from hindsight_analysis.errors import INPUT, CommandError
 
 # Attributes of a point that are no parameter of its method.
-NOT_PARAMETERS = {"name", "selector", "trace", "trace_digest"}
+NOT_PARAMETERS = {
+    "name",
+    "selector",
+    "trace",
+    "trace_digest",
+    "measurements",
+    "device",
+    "repeats",
+    "batch",
+}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@
 
 #include <ctime>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "backend/backend.h"
@@ -107,7 +108,9 @@ void run(const RunOptions& options, const CommandLine& line) {
   const ReplaySpec spec = resolve(plan, *backend);
   if (options.dry_run) return print_dry_run(plan, spec, *backend);
 
-  ResultWriter writer(plan.output, provenance_of(plan, spec, *backend), options.resume);
+  const std::optional<Protocol> resume =
+      options.resume ? std::optional(protocol_of(plan, *backend)) : std::nullopt;
+  ResultWriter writer(plan.output, provenance_of(plan, spec, *backend), resume);
   spdlog::info("{} points, {} traces, on {}", spec.points.size(), spec.traces.size(), backend->device_name());
   {
     TerminalObserver observer(!line.quiet);

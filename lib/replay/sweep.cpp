@@ -20,7 +20,8 @@ std::vector<int64_t> count_to(int64_t n, int64_t from = 0) {
   return numbers;
 }
 
-PointResult as_result(const ReplayTrace& trace, const ReplayPoint& point, Measurements measured) {
+PointResult as_result(const ReplayTrace& trace, const ReplayPoint& point, const Protocol& protocol,
+                      Measurements measured) {
   const ReplayShape shape = replay_shape(trace, point);
   PointResult result;
   result.id = point.id;
@@ -29,6 +30,7 @@ PointResult as_result(const ReplayTrace& trace, const ReplayPoint& point, Measur
   result.name = point.method.name;
   result.selector = point.method.selector;
   result.parameters = point.method.parameters;
+  result.protocol = protocol;
   result.coordinates = {{"step", count_to(shape.n_steps, trace.first_step())},
                         {"layer", point.layers},
                         {"q_head", count_to(shape.n_q_heads)},
@@ -40,6 +42,15 @@ PointResult as_result(const ReplayTrace& trace, const ReplayPoint& point, Measur
 }
 
 }  // namespace
+
+Protocol protocol_of(const SweepPlan& plan, const Backend& backend) {
+  Protocol protocol{plan.measure_fidelity, plan.measure_latency, 0, 0, backend.device_name()};
+  if (plan.measure_latency) {
+    protocol.repeats = plan.repeats;
+    protocol.batch = plan.batch;
+  }
+  return protocol;
+}
 
 void run_sweep(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend, ResultWriter& writer,
                SweepObserver& observer) {
@@ -75,7 +86,7 @@ void run_sweep(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend, 
       append(measured, replay_fidelity(backend, *residency, trace, point, layer_done));
     if (plan.measure_latency)
       append(measured, replay_latency(backend, spec, point, {plan.repeats, plan.batch}, layer_done));
-    writer.add(as_result(trace, point, std::move(measured)));
+    writer.add(as_result(trace, point, protocol_of(plan, backend), std::move(measured)));
   }
 }
 

@@ -20,6 +20,9 @@ class SweepObserver {
   virtual void check_interrupt() = 0;
 };
 
+/// What the plan asks to measure, on this backend.
+Protocol protocol_of(const SweepPlan& plan, const Backend& backend);
+
 /// Runs the points that `writer` does not hold yet.
 void run_sweep(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend, ResultWriter& writer,
                SweepObserver& observer);

@@ -16,6 +16,14 @@ namespace hindsight {
 /// Metrics and their values, in the order of their columns.
 using MetricValues = std::vector<std::pair<std::string, double>>;
 
+/// What of a point is measured, and how: what its numbers depend on beside its method, steps and trace.
+struct Protocol {
+  bool fidelity = false, latency = false;
+  int64_t repeats = 0, batch = 0;  ///< of latencies; 0 where they are not measured
+  std::string device;              ///< "CPU, 2 threads", "cuda:0 NVIDIA H200"
+  bool operator==(const Protocol&) const = default;
+};
+
 /// One finished point.
 struct PointResult {
   std::string id;     ///< see point_id
@@ -23,6 +31,7 @@ struct PointResult {
   std::string trace_digest;
   std::string name, selector;
   ParameterSet parameters;
+  Protocol protocol;
   std::vector<Coordinate> coordinates;
   std::vector<Series> series;
   MetricValues summary;  ///< columns of /summary after the parameters

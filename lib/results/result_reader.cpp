@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "results/old_point.h"
 #include "results/point_group.h"
 #include "results/result_store.h"
 #include "results/summary_table.h"
@@ -65,6 +66,7 @@ PointResult ResultReader::read(const std::string& id, bool with_series) const {
   try {
     if (found == impl_->ids.end()) throw h5::Error("it is not in /summary");
     PointResult point = read_point(impl_->points, id, with_series);
+    if (point.protocol.device.empty()) complete_old_point(point, impl_->provenance);
     const auto& [table, n_keys] = impl_->summary;
     const auto& row = table.rows()[static_cast<size_t>(found - impl_->ids.begin())];
     for (size_t column = n_keys; column < row.size(); ++column)

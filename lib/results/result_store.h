@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,10 +24,11 @@ struct Provenance {
 /// that a reader, or a run killed at any moment, finds a whole file with the finished points.
 class ResultWriter {
  public:
-  /// `resume`: keep the points of an existing file; otherwise an existing file is replaced when the first
-  /// point is added. Throws EnvironmentError (folder missing or not writable; a file that is no result file
-  /// is never replaced), ConfigError (resume from a file of another format).
-  ResultWriter(std::filesystem::path file, Provenance provenance, bool resume);
+  /// `resume`: keep the points of an existing file, which must have been measured so; without it an existing
+  /// file is replaced when the first point is added. Throws EnvironmentError (folder missing or not writable;
+  /// a file that is no result file is never replaced), ConfigError (resume from a file of another format, or
+  /// of points measured otherwise).
+  ResultWriter(std::filesystem::path file, Provenance provenance, std::optional<Protocol> resume);
   ~ResultWriter();
   bool has(const std::string& point_id) const;
   /// Points are stored in /summary in `order` (all ids of the sweep), whatever the order of adding: a resumed

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "results/point_group.h"
+#include "results/protocol.h"
 #include "results/result_store.h"
 #include "results/summary_table.h"
 
@@ -132,9 +133,17 @@ struct ResultWriter::Impl {
           file.string()));
   }
 
-  void resume_from(const ResultReader& reader) {
+  void resume_from(const ResultReader& reader, const Protocol& protocol) {
     finished = reader.read_all();
-    for (PointResult& point : finished) point.series.clear();
+    for (PointResult& point : finished) {
+      point.series.clear();
+      // A point that is kept is not measured again: what it lacks would be missing without a word.
+      if (!agree(point.protocol, protocol))
+        throw ConfigError(fmt::format(
+            "{}: --resume: its points hold {}; asked for is {}; another output (-o) or what it holds would "
+            "be right",
+            file.string(), described(point.protocol), described(protocol)));
+    }
     // Traces that only the kept points were measured on.
     for (const auto& kept : reader.provenance().trace_digests)
       if (std::find(provenance.trace_digests.begin(), provenance.trace_digests.end(), kept) ==
@@ -155,14 +164,14 @@ struct ResultWriter::Impl {
   }
 };
 
-ResultWriter::ResultWriter(fs::path file, Provenance provenance, bool resume)
+ResultWriter::ResultWriter(fs::path file, Provenance provenance, std::optional<Protocol> resume)
     : impl_(std::make_unique<Impl>()) {
   impl_->file = std::move(file);
   impl_->temporary = impl_->file.string() + fmt::format("{}{}", temporary_mark, getpid());
   impl_->provenance = std::move(provenance);
   impl_->check_that_it_can_be_written();
   remove_leftovers(impl_->file);
-  if (resume && fs::exists(impl_->file)) impl_->resume_from(ResultReader(impl_->file));
+  if (resume && fs::exists(impl_->file)) impl_->resume_from(ResultReader(impl_->file), *resume);
 }
 
 ResultWriter::~ResultWriter() = default;

@@ -150,6 +150,34 @@ def test_a_trace_given_twice_is_refused(tmp_path):
     assert not (tmp_path / "sweep.result.h5").exists()
 
 
+@pytest.mark.parametrize(
+    "measured, more, threads, asked",
+    [
+        ("fidelity", [], 1, "fidelity, latency (repeats 2, batch 1) on CPU, 1 thread"),
+        ("fidelity, latency", ["--set", "measure=[fidelity]"], 1, "fidelity on CPU, 1 thread"),
+        ("latency, fidelity", ["--set", "repeats=3"], 1, "(repeats 3, batch 1)"),
+        ("latency, fidelity", ["--set", "batch=2"], 1, "(repeats 2, batch 2)"),
+        ("latency, fidelity", [], 2, "on CPU, 2 threads"),
+    ],
+)
+def test_what_was_measured_otherwise_is_not_resumed(tmp_path, measured, more, threads, asked):
+    result = run_sweep(tmp_path, measure=measured, threads=1)
+    before = result.read_bytes()
+    sweep = write_sweep(tmp_path)
+    done = hindsight("run", sweep, "--resume", *more, threads=threads, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert str(result) in done.stderr and asked in done.stderr and "another output" in done.stderr
+    assert result.read_bytes() == before
+
+
+def test_fidelity_is_resumed_with_any_number_of_threads(tmp_path):
+    run_sweep(tmp_path, methods="\n  - {name: dense, selector: dense}\n", measure="fidelity", threads=1)
+    result = run_sweep(tmp_path, "--resume", measure="fidelity", threads=2)
+    with h5py.File(result) as file:
+        devices = [point.attrs["device"] for point in file["points"].values()]
+    assert sorted(devices) == [b"CPU, 1 thread"] + 6 * [b"CPU, 2 threads"]
+
+
 def test_what_is_no_result_is_refused(result, tmp_path):
     (tmp_path / "text.h5").write_text("nothing of the kind")
     cut = tmp_path / "cut.h5"

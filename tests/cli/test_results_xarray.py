@@ -53,6 +53,9 @@ def test_attributes_name_the_method_and_its_parameters(result):
             attributes.append(data.attrs)
     assert [(a["name"], a["selector"]) for a in attributes[:2]] == [("dense", "dense"), ("quest", "quest")]
     assert "retro.window" not in attributes[1]
+    for point in attributes:
+        assert (point["measurements"], point["repeats"], point["batch"]) == ("fidelity latency", 2, 1)
+        assert point["device"].startswith("CPU, ")
     assert [(a["budget.ratio"], a["retro.window"]) for a in attributes[3:]] == [
         (0.2, 2),
         (0.2, 4),

@@ -17,7 +17,7 @@ namespace {
 class Report : public ::testing::Test {
  protected:
   ResultReader write(const std::vector<PointResult>& points, const std::string& name = "r.h5") {
-    ResultWriter writer(dir_ / name, provenance_for_tests(), false);
+    ResultWriter writer(dir_ / name, provenance_for_tests(), std::nullopt);
     writer.set_order(ids_of(points));
     for (const PointResult& point : points) writer.add(point);
     return ResultReader(dir_ / name);

@@ -29,6 +29,8 @@ inline Provenance provenance_for_tests() {
   return provenance;
 }
 
+inline Protocol protocol_for_tests() { return {true, true, 3, 1, "CPU, 2 threads"}; }
+
 /// A point whose values depend on `number` alone. 40 steps, layers 2 and 5, 4 heads, 2 units.
 inline PointResult make_point(int number, const std::string& name = "retro") {
   PointResult point;
@@ -40,6 +42,7 @@ inline PointResult make_point(int number, const std::string& name = "retro") {
   point.parameters.set("budget.ratio", 0.05 * (number + 1));
   point.parameters.set("gqa.unit", std::string("per_kv_head"));
   point.parameters.set("retro.window", int64_t{2});
+  point.protocol = protocol_for_tests();
   std::vector<int64_t> steps(40);
   std::iota(steps.begin(), steps.end(), int64_t{3});
   point.coordinates = {{"step", steps},

@@ -15,6 +15,7 @@
 
 #include "core/error.h"
 #include "result_case.h"
+#include "results/protocol.h"
 #include "results/summary_table.h"
 #include "support/temp_dir.h"
 
@@ -24,7 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 
 fs::path write_all_points(const fs::path& file, const std::vector<PointResult>& points) {
-  ResultWriter writer(file, provenance_for_tests(), false);
+  ResultWriter writer(file, provenance_for_tests(), std::nullopt);
   writer.set_order(ids_of(points));
   for (const PointResult& point : points) writer.add(point);
   return file;
@@ -61,6 +62,7 @@ TEST(ResultStore, GivesBackWhatWasWritten) {
     EXPECT_EQ(read.trace, written.trace);
     EXPECT_EQ(read.trace_digest, written.trace_digest);
     EXPECT_EQ(read.parameters, written.parameters);
+    EXPECT_EQ(read.protocol, written.protocol);
     ASSERT_EQ(read.summary.size(), 2u);
     EXPECT_EQ(read.summary[0], written.summary[0]);
     EXPECT_EQ(read.summary[1].first, "page_overlap_mean");
@@ -155,7 +157,7 @@ TEST(ResultWriter, TheFileAppearsWithTheFirstPointAndNothingElseStays) {
   const TempDir dir;
   const std::vector<PointResult> points = make_points(2);
   const fs::path folder = dir / "a/b";
-  ResultWriter writer(folder / "r.h5", provenance_for_tests(), false);
+  ResultWriter writer(folder / "r.h5", provenance_for_tests(), std::nullopt);
   EXPECT_TRUE(files_in(folder).empty()) << "the folder is made, the file not yet";
   writer.add(points[0]);
   EXPECT_EQ(files_in(folder), std::set<std::string>{"r.h5"});
@@ -170,7 +172,7 @@ TEST(ResultWriter, TheFileAppearsWithTheFirstPointAndNothingElseStays) {
 TEST(ResultWriter, AReaderKeepsWhatItOpened) {
   const TempDir dir;
   const std::vector<PointResult> points = make_points(2);
-  ResultWriter writer(dir / "r.h5", provenance_for_tests(), false);
+  ResultWriter writer(dir / "r.h5", provenance_for_tests(), std::nullopt);
   writer.add(points[0]);
   const ResultReader reader(dir / "r.h5");
   writer.add(points[1]);
@@ -181,7 +183,7 @@ TEST(ResultWriter, PointsStandInTheOrderOfTheSweepWhateverTheOrderOfAdding) {
   const TempDir dir;
   const std::vector<PointResult> points = make_points(4);
   write_all_points(dir / "straight.h5", points);
-  ResultWriter writer(dir / "crooked.h5", provenance_for_tests(), false);
+  ResultWriter writer(dir / "crooked.h5", provenance_for_tests(), std::nullopt);
   writer.set_order(ids_of(points));
   for (const int number : {2, 0, 3, 1}) writer.add(points[static_cast<size_t>(number)]);
   EXPECT_EQ(ResultReader(dir / "crooked.h5").point_ids(), ids_of(points));
@@ -201,7 +203,7 @@ TEST(ResultWriter, TheSameInputGivesTheSameBytes) {
 
 TEST(ResultWriter, SpaceOfReplacedSummariesIsUsedAgain) {
   const TempDir dir;
-  ResultWriter writer(dir / "r.h5", provenance_for_tests(), false);
+  ResultWriter writer(dir / "r.h5", provenance_for_tests(), std::nullopt);
   std::mt19937 random(1);
   std::vector<double> sizes;
   for (PointResult point : make_points(120)) {
@@ -223,11 +225,11 @@ TEST(ResultWriter, ResumedEqualsUninterrupted) {
     const TempDir dir;
     write_all_points(dir / "whole.h5", points);
     {
-      ResultWriter writer(dir / "r.h5", provenance_for_tests(), false);
+      ResultWriter writer(dir / "r.h5", provenance_for_tests(), std::nullopt);
       writer.set_order(ids_of(points));
       for (size_t i = 0; i < interrupted_after; ++i) writer.add(points[i]);
     }
-    ResultWriter writer(dir / "r.h5", provenance_for_tests(), true);
+    ResultWriter writer(dir / "r.h5", provenance_for_tests(), protocol_for_tests());
     writer.set_order(ids_of(points));
     size_t added = 0;
     for (const PointResult& point : points)
@@ -246,7 +248,7 @@ TEST(ResultWriter, ResumeKeepsPointsAndTracesOfAnEarlierSweepBehindItsOwn) {
   write_all_points(dir / "r.h5", {points[0]});
   Provenance provenance = provenance_for_tests();
   provenance.trace_digests = {{"new.h5", "d9"}};
-  ResultWriter writer(dir / "r.h5", provenance, true);
+  ResultWriter writer(dir / "r.h5", provenance, protocol_for_tests());
   writer.set_order({points[1].id});
   writer.add(points[1]);
   const ResultReader reader(dir / "r.h5");
@@ -254,11 +256,46 @@ TEST(ResultWriter, ResumeKeepsPointsAndTracesOfAnEarlierSweepBehindItsOwn) {
   EXPECT_EQ(reader.provenance().trace_digests.size(), 3u);
 }
 
+TEST(ResultWriter, AFileMeasuredOtherwiseIsNotResumed) {
+  const TempDir dir;
+  write_all_points(dir / "r.h5", make_points(2));
+  const auto before = contents_of(dir / "r.h5");
+  const Protocol held = protocol_for_tests();
+  std::vector<Protocol> others(6, held);
+  others[0].latency = false;
+  others[1].fidelity = false;
+  others[2].repeats = 4;
+  others[3].batch = 2;
+  others[4].device = "CPU, 4 threads";
+  others[5].device = "cuda:0 NVIDIA H200";
+  for (const Protocol& other : others) {
+    const auto resume = [&] { ResultWriter(dir / "r.h5", provenance_for_tests(), other); };
+    EXPECT_THROW(resume(), ConfigError) << described(other);
+    const std::string message = message_of(resume);
+    for (const std::string& said :
+         {(dir / "r.h5").string(), described(held), described(other), std::string("another output")})
+      EXPECT_NE(message.find(said), std::string::npos) << message;
+  }
+  EXPECT_EQ(contents_of(dir / "r.h5"), before);
+}
+
+TEST(ResultWriter, FidelityIsResumedWithAnotherNumberOfThreadsButNotOnAnotherDevice) {
+  const TempDir dir;
+  std::vector<PointResult> points = make_points(1);
+  points[0].protocol = {true, false, 0, 0, "CPU, 2 threads"};
+  write_all_points(dir / "r.h5", points);
+  const auto resume_on = [&](const std::string& device) {
+    ResultWriter(dir / "r.h5", provenance_for_tests(), Protocol{true, false, 0, 0, device});
+  };
+  EXPECT_NO_THROW(resume_on("CPU, 1 thread"));
+  EXPECT_THROW(resume_on("cuda:0 NVIDIA H200"), ConfigError);
+}
+
 TEST(ResultWriter, WithoutResumeAnOldResultGivesWayWithTheFirstPoint) {
   const TempDir dir;
   const std::vector<PointResult> points = make_points(2);
   write_all_points(dir / "r.h5", {points[0]});
-  ResultWriter writer(dir / "r.h5", provenance_for_tests(), false);
+  ResultWriter writer(dir / "r.h5", provenance_for_tests(), std::nullopt);
   EXPECT_EQ(ResultReader(dir / "r.h5").point_ids(), std::vector<std::string>{points[0].id});
   EXPECT_FALSE(writer.has(points[0].id));
   writer.add(points[1]);
@@ -271,7 +308,8 @@ TEST(ResultWriter, AFileThatIsNoResultIsNeverReplaced) {
   { const h5::Id other = h5::create_file(dir / "trace.h5"); }
   fs::create_directory(dir / "folder.h5");
   for (const char* name : {"notes.h5", "trace.h5", "folder.h5"})
-    for (const bool resume : {false, true}) {
+    for (const std::optional<Protocol>& resume :
+         {std::optional<Protocol>(), std::optional(protocol_for_tests())}) {
       EXPECT_THROW(ResultWriter(dir / name, provenance_for_tests(), resume), EnvironmentError);
       EXPECT_NE(message_of([&] { ResultWriter(dir / name, provenance_for_tests(), resume); }).find(name),
                 std::string::npos);
@@ -285,27 +323,28 @@ TEST(ResultWriter, AnotherVersionIsNotResumed) {
   const TempDir dir;
   write_all_points(dir / "r.h5", make_points(1));
   h5::write_integer(h5::open_file_to_change(dir / "r.h5"), "format_version", 2);
-  EXPECT_THROW(ResultWriter(dir / "r.h5", provenance_for_tests(), true), ConfigError);
+  EXPECT_THROW(ResultWriter(dir / "r.h5", provenance_for_tests(), protocol_for_tests()), ConfigError);
   EXPECT_THROW(ResultReader(dir / "r.h5"), ConfigError);
 }
 
 TEST(ResultWriter, AnOutputThatCannotBeWrittenIsFoundAtOnce) {
   const TempDir dir;
   std::ofstream(dir / "file") << "no folder";
-  EXPECT_THROW(ResultWriter(dir / "file/r.h5", provenance_for_tests(), false), EnvironmentError);
-  EXPECT_THROW(ResultWriter(dir / std::string(300, 'x'), provenance_for_tests(), false), EnvironmentError);
-  EXPECT_THROW(ResultWriter("/proc/r.h5", provenance_for_tests(), false), EnvironmentError);
+  EXPECT_THROW(ResultWriter(dir / "file/r.h5", provenance_for_tests(), std::nullopt), EnvironmentError);
+  EXPECT_THROW(ResultWriter(dir / std::string(300, 'x'), provenance_for_tests(), std::nullopt),
+               EnvironmentError);
+  EXPECT_THROW(ResultWriter("/proc/r.h5", provenance_for_tests(), std::nullopt), EnvironmentError);
   EXPECT_EQ(files_in(dir.path()), std::set<std::string>{"file"});
   if (geteuid() == 0) return;  // who may do anything finds every folder writable
   fs::create_directory(dir / "closed");
   ASSERT_EQ(chmod((dir / "closed").c_str(), 0555), 0);
-  EXPECT_THROW(ResultWriter(dir / "closed/r.h5", provenance_for_tests(), false), EnvironmentError);
+  EXPECT_THROW(ResultWriter(dir / "closed/r.h5", provenance_for_tests(), std::nullopt), EnvironmentError);
 }
 
 TEST(ResultWriter, AFailedAddLeavesTheFileAsItWas) {
   const TempDir dir;
   const std::vector<PointResult> points = make_points(2);
-  ResultWriter writer(dir / "r.h5", provenance_for_tests(), false);
+  ResultWriter writer(dir / "r.h5", provenance_for_tests(), std::nullopt);
   writer.add(points[0]);
   PointResult broken = points[1];
   broken.series[0].dimensions[0] = "nowhere";
@@ -326,7 +365,7 @@ TEST(ResultWriter, LeftoversOfKilledRunsAreRemovedThoseOfLivingOnesAreNot) {
                     living = "r.h5.partial-" + std::to_string(getppid());
   for (const std::string& name : {dead, living, std::string("r.h5.partial-copy"), std::string("q.h5")})
     std::ofstream(dir / name) << "x";
-  const ResultWriter writer(dir / "r.h5", provenance_for_tests(), false);
+  const ResultWriter writer(dir / "r.h5", provenance_for_tests(), std::nullopt);
   EXPECT_EQ(files_in(dir.path()), (std::set<std::string>{living, "r.h5.partial-copy", "q.h5"}));
 }
 
@@ -338,7 +377,7 @@ TEST(ResultWriter, AKillAtAnyMomentLeavesAWholeFile) {
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
-      ResultWriter writer(dir / "r.h5", provenance_for_tests(), true);
+      ResultWriter writer(dir / "r.h5", provenance_for_tests(), protocol_for_tests());
       writer.set_order(ids_of(points));
       for (const PointResult& point : points)
         if (!writer.has(point.id)) writer.add(point);
@@ -357,6 +396,41 @@ TEST(ResultWriter, AKillAtAnyMomentLeavesAWholeFile) {
   EXPECT_EQ(files_in(dir.path()).count("r.h5"), 1u);
   write_all_points(dir / "whole.h5", points);
   EXPECT_EQ(contents_of(dir / "r.h5"), contents_of(dir / "whole.h5"));
+}
+
+/// The file as it was before points said how they were measured.
+void forget_protocols(const fs::path& file) {
+  const h5::Id points = h5::open_group(h5::open_file_to_change(file), "points");
+  for (const std::string& id : h5::link_names(points)) {
+    const h5::Id point = h5::open_group(points, id);
+    for (const char* name : {"measurements", "device", "repeats", "batch"})
+      if (h5::has_attribute(point, name)) h5::check(H5Adelete(point, name), "delete an attribute");
+  }
+}
+
+TEST(ResultReader, OfOlderFilesTellsFromTheSeriesWhatWasMeasured) {
+  const TempDir dir;
+  std::vector<PointResult> points = make_points(2);
+  points[0].coordinates.push_back({"latency_step", std::vector<int64_t>{1, 4}});  // of steps from 3 on
+  points[0].coordinates.push_back({"latency_repeat", std::vector<int64_t>{0, 1, 2}});
+  std::erase_if(points[1].series, [](const Series& s) { return s.name.starts_with("latency_"); });
+  Provenance provenance = provenance_for_tests();
+  provenance.resolved_yaml = "version: 1\nbatch: 4\n";
+  {
+    ResultWriter writer(dir / "r.h5", provenance, std::nullopt);
+    for (const PointResult& point : points) writer.add(point);
+  }
+  forget_protocols(dir / "r.h5");
+
+  const ResultReader reader(dir / "r.h5");
+  const PointResult both = reader.read(points[0].id, false);
+  EXPECT_EQ(both.protocol, (Protocol{true, true, 3, 4, "CPU, 2 threads"}));
+  EXPECT_EQ(both.parameters, points[0].parameters);
+  for (const Coordinate& coordinate : both.coordinates) {
+    if (coordinate.name != "latency_step") continue;
+    EXPECT_EQ(std::get<std::vector<int64_t>>(coordinate.values), (std::vector<int64_t>{4, 7}));
+  }
+  EXPECT_EQ(reader.read(points[1].id, false).protocol, (Protocol{true, false, 0, 0, "CPU, 2 threads"}));
 }
 
 TEST(ResultReader, SaysWhatIsWrongWithAFile) {

@@ -1,0 +1,51 @@
+#include "results/protocol.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace hindsight {
+namespace {
+
+std::string measurements_of(const Protocol& protocol, const char* separator) {
+  std::string text = protocol.fidelity ? "fidelity" : "";
+  if (protocol.latency) text += (text.empty() ? "" : separator) + std::string("latency");
+  return text;
+}
+
+}  // namespace
+
+bool agree(Protocol a, Protocol b) {
+  if (!a.latency && !b.latency)
+    for (std::string* device : {&a.device, &b.device})
+      device->resize(std::min(device->find(','), device->size()));
+  return a == b;
+}
+
+std::string described(const Protocol& protocol) {
+  std::string text = measurements_of(protocol, ", ");
+  if (protocol.latency) text += fmt::format(" (repeats {}, batch {})", protocol.repeats, protocol.batch);
+  return text + " on " + protocol.device;
+}
+
+void write_protocol(const h5::Id& point, const Protocol& protocol) {
+  h5::write_string(point, "measurements", measurements_of(protocol, " "));
+  h5::write_string(point, "device", protocol.device);
+  if (!protocol.latency) return;
+  h5::write_integer(point, "repeats", protocol.repeats);
+  h5::write_integer(point, "batch", protocol.batch);
+}
+
+Protocol read_protocol(const h5::Id& point) {
+  const std::string measurements = h5::read_string(point, "measurements");
+  Protocol protocol;
+  protocol.fidelity = measurements.find("fidelity") != std::string::npos;
+  protocol.latency = measurements.find("latency") != std::string::npos;
+  protocol.device = h5::read_string(point, "device");
+  if (!protocol.latency) return protocol;
+  protocol.repeats = h5::read_integer(point, "repeats");
+  protocol.batch = h5::read_integer(point, "batch");
+  return protocol;
+}
+
+}  // namespace hindsight
