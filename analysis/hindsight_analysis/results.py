@@ -18,6 +18,7 @@ NOT_PARAMETERS = {
     "selector",
     "trace",
     "trace_digest",
+    "steps",
     "measurements",
     "device",
     "repeats",

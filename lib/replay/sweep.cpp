@@ -1,5 +1,7 @@
 #include "replay/sweep.h"
 
+#include <fmt/format.h>
+
 #include <memory>
 
 #include "replay/fidelity.h"
@@ -20,8 +22,14 @@ std::vector<int64_t> count_to(int64_t n, int64_t from = 0) {
   return numbers;
 }
 
-PointResult as_result(const ReplayTrace& trace, const ReplayPoint& point, const Protocol& protocol,
-                      Measurements measured) {
+/// "100-299", "0-end": what is asked of every trace, though traces that differ in length end at other steps.
+std::string asked_for(const StepRange& steps) {
+  return fmt::format("{}-{}", steps.from,
+                     steps.count ? std::to_string(steps.from + *steps.count - 1) : "end");
+}
+
+PointResult as_result(const SweepPlan& plan, const ReplayTrace& trace, const ReplayPoint& point,
+                      const Protocol& protocol, Measurements measured) {
   const ReplayShape shape = replay_shape(trace, point);
   PointResult result;
   result.id = point.id;
@@ -30,6 +38,7 @@ PointResult as_result(const ReplayTrace& trace, const ReplayPoint& point, const 
   result.name = point.method.name;
   result.selector = point.method.selector;
   result.parameters = point.method.parameters;
+  result.steps = asked_for(plan.steps);
   result.protocol = protocol;
   result.coordinates = {{"step", count_to(shape.n_steps, trace.first_step())},
                         {"layer", point.layers},
@@ -86,7 +95,7 @@ void run_sweep(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend, 
       append(measured, replay_fidelity(backend, *residency, trace, point, layer_done));
     if (plan.measure_latency)
       append(measured, replay_latency(backend, spec, point, {plan.repeats, plan.batch}, layer_done));
-    writer.add(as_result(trace, point, protocol_of(plan, backend), std::move(measured)));
+    writer.add(as_result(plan, trace, point, protocol_of(plan, backend), std::move(measured)));
   }
 }
 

@@ -20,4 +20,10 @@ std::vector<std::string> names_of(std::span<const MetricValues> metrics) {
   return names;
 }
 
+std::vector<MetricValues> summaries_of(std::span<const PointResult> points) {
+  std::vector<MetricValues> summaries;
+  for (const PointResult& point : points) summaries.push_back(point.summary);
+  return summaries;
+}
+
 }  // namespace hindsight

@@ -16,4 +16,7 @@ std::optional<double> defined_value(const MetricValues& metrics, const std::stri
 /// The names of all metrics, each once, in order of first appearance.
 std::vector<std::string> names_of(std::span<const MetricValues> metrics);
 
+/// The summary of every point.
+std::vector<MetricValues> summaries_of(std::span<const PointResult> points);
+
 }  // namespace hindsight

@@ -1,5 +1,7 @@
 #include "results/old_point.h"
 
+#include <fmt/format.h>
+
 #include <charconv>
 #include <string_view>
 
@@ -28,11 +30,12 @@ void complete_old_point(PointResult& point, const Provenance& provenance) {
   for (const Series& series : point.series)
     (series.name.starts_with("latency_us_") ? protocol.latency : protocol.fidelity) = true;
   protocol.device = provenance.device;
+  const auto* steps = integer_coordinate(point, "step");
+  if (steps && !steps->empty()) point.steps = fmt::format("{}-{}", steps->front(), steps->back());
   if (!protocol.latency) return;
   if (const auto* repeats = integer_coordinate(point, "latency_repeat"))
     protocol.repeats = static_cast<int64_t>(repeats->size());
   protocol.batch = batch_of(provenance.resolved_yaml);
-  const auto* steps = integer_coordinate(point, "step");
   auto* timed = integer_coordinate(point, "latency_step");
   if (!steps || steps->empty() || !timed) return;
   for (int64_t& step : *timed) step += steps->front();

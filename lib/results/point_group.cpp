@@ -13,8 +13,8 @@ namespace hindsight {
 namespace {
 
 /// Attributes of a point that are no parameter of its method.
-constexpr std::array<const char*, 8> not_parameters{"name",         "selector", "trace",   "trace_digest",
-                                                    "measurements", "device",   "repeats", "batch"};
+constexpr std::array<const char*, 9> not_parameters{
+    "name", "selector", "trace", "trace_digest", "steps", "measurements", "device", "repeats", "batch"};
 
 h5::Id write_coordinate(const h5::Id& group, const Coordinate& coordinate) {
   if (const auto* names = std::get_if<std::vector<std::string>>(&coordinate.values)) {
@@ -80,6 +80,7 @@ void write_point(const h5::Id& points, const PointResult& point) {
   h5::write_string(group, "selector", point.selector);
   h5::write_string(group, "trace", point.trace);
   h5::write_string(group, "trace_digest", point.trace_digest);
+  h5::write_string(group, "steps", point.steps);
   write_protocol(group, point.protocol);
   for (const auto& [path, value] : point.parameters.values()) {
     if (const auto* number = std::get_if<int64_t>(&value)) h5::write_integer(group, path, *number);
@@ -100,7 +101,10 @@ PointResult read_point(const h5::Id& points, const std::string& id, bool with_se
   point.selector = h5::read_string(group, "selector");
   point.trace = h5::read_string(group, "trace");
   point.trace_digest = h5::read_string(group, "trace_digest");
-  if (h5::has_attribute(group, "measurements")) point.protocol = read_protocol(group);
+  if (h5::has_attribute(group, "measurements")) {
+    point.steps = h5::read_string(group, "steps");
+    point.protocol = read_protocol(group);
+  }
   for (const std::string& name : h5::attribute_names(group)) {
     if (std::find(not_parameters.begin(), not_parameters.end(), name) != not_parameters.end()) continue;
     switch (h5::attribute_kind(group, name)) {

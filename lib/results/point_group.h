@@ -8,8 +8,8 @@
 namespace hindsight {
 
 void write_point(const h5::Id& points, const PointResult& point);
-/// All but the summary, which /summary holds, and the protocol where the point does not say it. Values of
-/// series only `with_series`.
+/// All but the summary, which /summary holds, and steps and protocol where the point does not say them.
+/// Values of series only `with_series`.
 PointResult read_point(const h5::Id& points, const std::string& id, bool with_series);
 
 }  // namespace hindsight

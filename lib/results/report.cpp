@@ -10,6 +10,7 @@
 #include "results/dimension_means.h"
 #include "results/key_metrics.h"
 #include "results/reduced_table.h"
+#include "results/summary_over_traces.h"
 #include "results/summary_table.h"
 
 namespace hindsight {

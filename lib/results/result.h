@@ -31,6 +31,7 @@ struct PointResult {
   std::string trace_digest;
   std::string name, selector;
   ParameterSet parameters;
+  std::string steps;  ///< asked for, from the end of the prompt: "100-299", or "0-end" where that is all
   Protocol protocol;
   std::vector<Coordinate> coordinates;
   std::vector<Series> series;

@@ -13,6 +13,7 @@
 #include "results/point_group.h"
 #include "results/protocol.h"
 #include "results/result_store.h"
+#include "results/summary_over_traces.h"
 #include "results/summary_table.h"
 
 namespace hindsight {

@@ -1,43 +1,11 @@
 #include "results/summary_table.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 
-#include "core/statistics.h"
 #include "results/metric_values.h"
 
 namespace hindsight {
 namespace {
-
-std::vector<MetricValues> summaries_of(std::span<const PointResult> points) {
-  std::vector<MetricValues> summaries;
-  for (const PointResult& point : points) summaries.push_back(point.summary);
-  return summaries;
-}
-
-/// 0.975 quantile of Student's t distribution.
-double student_t(size_t degrees) {
-  static constexpr std::array<double, 30> table{12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306,
-                                                2.262,  2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-                                                2.110,  2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064,
-                                                2.060,  2.056, 2.052, 2.048, 2.045, 2.042};
-  if (degrees <= table.size()) return table[degrees - 1];
-  // Cornish-Fisher around the normal quantile; within 1e-3 from 31 degrees on.
-  const double z = 1.959964, v = static_cast<double>(degrees);
-  return z + (z * z * z + z) / (4 * v) + (5 * std::pow(z, 5) + 16 * z * z * z + 3 * z) / (96 * v * v);
-}
-
-/// Mean and half-width of its interval.
-std::pair<Cell, Cell> mean_and_interval(const std::vector<double>& values) {
-  if (values.empty()) return {undefined_cell(), undefined_cell()};
-  const auto n = static_cast<double>(values.size());
-  const double center = mean(values);
-  if (values.size() < 2) return {center, undefined_cell()};
-  double squares = 0;
-  for (const double value : values) squares += (value - center) * (value - center);
-  return {center, student_t(values.size() - 1) * std::sqrt(squares / (n - 1) / n)};
-}
 
 Cell parameter_cell(const ParameterSet& parameters, const std::string& path) {
   const auto found = parameters.values().find(path);
@@ -161,6 +129,12 @@ std::vector<std::string> PointKeys::columns() const {
 
 std::vector<Cell> PointKeys::cells(const PointResult& point) const {
   std::vector<Cell> cells{point.id, point.trace, point.name, point.selector};
+  for (Cell& cell : parameter_cells(point)) cells.push_back(std::move(cell));
+  return cells;
+}
+
+std::vector<Cell> PointKeys::parameter_cells(const PointResult& point) const {
+  std::vector<Cell> cells;
   for (const std::string& path : parameters_) cells.push_back(parameter_cell(point.parameters, path));
   return cells;
 }
@@ -187,50 +161,6 @@ KeyedTable summary_table(std::span<const PointResult> points) {
   std::vector<std::vector<Cell>> cells;
   for (const PointResult& point : points) cells.push_back(keys.cells(point));
   return join_metrics(keys.columns(), std::move(cells), summaries_of(points));
-}
-
-KeyedTable summary_over_traces(std::span<const PointResult> points) {
-  const PointKeys keys(points);
-  const std::vector<std::string> metrics = names_of(summaries_of(points));
-  std::vector<std::string> columns{"name", "selector"};
-  columns.insert(columns.end(), keys.parameters().begin(), keys.parameters().end());
-  columns.push_back("n_traces");
-  const size_t n_keys = columns.size();
-  for (const std::string& name : metrics) {
-    columns.push_back(name);
-    columns.push_back(name + "_ci95");
-  }
-  Table table(std::move(columns));
-
-  std::vector<bool> taken(points.size(), false);
-  for (size_t i = 0; i < points.size(); ++i) {
-    if (taken[i]) continue;
-    const PointResult& first = points[i];
-    std::vector<const PointResult*> group;
-    std::set<std::string> traces;
-    for (size_t j = i; j < points.size(); ++j) {
-      const PointResult& other = points[j];
-      if (other.name != first.name || other.selector != first.selector ||
-          other.parameters != first.parameters)
-        continue;
-      taken[j] = true;
-      group.push_back(&other);
-      traces.insert(other.trace_digest);
-    }
-    std::vector<Cell> row{first.name, first.selector};
-    for (const std::string& path : keys.parameters()) row.push_back(parameter_cell(first.parameters, path));
-    row.emplace_back(static_cast<int64_t>(traces.size()));
-    for (const std::string& name : metrics) {
-      std::vector<double> values;
-      for (const PointResult* point : group)
-        if (const auto value = defined_value(point->summary, name)) values.push_back(*value);
-      auto [mean, interval] = mean_and_interval(values);
-      row.push_back(std::move(mean));
-      row.push_back(std::move(interval));
-    }
-    table.add_row(std::move(row));
-  }
-  return {std::move(table), n_keys};
 }
 
 void write_table(hid_t at, const std::string& name, const KeyedTable& keyed) {

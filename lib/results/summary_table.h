@@ -1,5 +1,5 @@
 #pragma once
-// /summary: one compound row per point, and its mean over traces.
+// /summary: one compound row per point; and tables as compound datasets.
 
 #include <set>
 #include <span>
@@ -21,6 +21,7 @@ class PointKeys {
   /// A parameter that the point lacks is undefined.
   std::vector<Cell> cells(const PointResult& point) const;
   const std::set<std::string>& parameters() const { return parameters_; }
+  std::vector<Cell> parameter_cells(const PointResult& point) const;
 
  private:
   std::set<std::string> parameters_;
@@ -32,12 +33,6 @@ KeyedTable join_metrics(std::vector<std::string> key_columns, std::vector<std::v
 
 /// A row per point: the keys, then its summary values.
 KeyedTable summary_table(std::span<const PointResult> points);
-
-/// Means over traces of the points that share name, selector and parameters. Keys: name, selector, the
-/// parameters, n_traces. For each summary value the mean of those that are defined, and `<value>_ci95`, the
-/// half-width of its 95 % confidence interval: t(0.975, n-1) * s / sqrt(n), with Student's t, the sample's
-/// standard deviation s and n defined values; undefined where n < 2.
-KeyedTable summary_over_traces(std::span<const PointResult> points);
 
 /// Writes a table as a compound dataset: strings of fixed length, int64, float64. An undefined cell is NaN, 0
 /// or "", as its column has it. Attribute key_columns: n_keys.

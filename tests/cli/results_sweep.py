@@ -27,11 +27,11 @@ def hindsight(*arguments, cwd=None, threads=None, check=True):
     return done
 
 
-def write_trace(file: Path, seed: int) -> None:
+def write_trace(file: Path, seed: int, steps: int = STEPS) -> None:
     """A random trace, written without the program under test."""
     random = np.random.default_rng(seed)
     prompt, head_dim = 150, 16
-    tokens = prompt + STEPS
+    tokens = prompt + steps
     with h5py.File(file, "w") as trace:
         trace.attrs.update(
             format="hindsight-trace",
@@ -51,7 +51,7 @@ def write_trace(file: Path, seed: int) -> None:
             for name, rows, heads in (
                 ("k", tokens, KV_HEADS),
                 ("v", tokens, KV_HEADS),
-                ("q", STEPS, Q_HEADS),
+                ("q", steps, Q_HEADS),
             ):
                 values = 1.5 * random.standard_normal((rows, heads, head_dim))
                 trace[f"layers/{layer}/{name}"] = values.astype(np.float16)

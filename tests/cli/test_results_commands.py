@@ -8,7 +8,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from results_sweep import LAYERS, Q_HEADS, hindsight, run_sweep, write_sweep, write_trace
+from results_sweep import LAYERS, Q_HEADS, STEPS, hindsight, run_sweep, write_sweep, write_trace
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,26 @@ def test_several_traces_are_reported_by_method_with_intervals(two_traces):
         assert float(method["rel_l2_final_mean"]) == pytest.approx(np.mean(values), rel=1e-12)
         half_width = 12.706 * np.std(values, ddof=1) / np.sqrt(2)
         assert float(method["rel_l2_final_mean_ci95"]) == pytest.approx(half_width, rel=1e-9)
+
+
+def test_points_over_other_steps_are_no_further_samples(tmp_path):
+    two = ("a.h5", "b.h5")
+    run_sweep(tmp_path, "--set", "steps.count=20", traces=two, measure="fidelity")
+    late = ["--set", "steps.from=20", "--resume"]
+    result = run_sweep(tmp_path, *late, traces=two, measure="fidelity")
+    rows = rows_of(hindsight("report", result, "--by", "method", "--format", "csv"))
+    assert [(row["steps"], row["n_traces"]) for row in rows] == 7 * [("20-end", "2")] + 7 * [("0-19", "2")]
+    assert "steps" in hindsight("report", result).stdout
+    with h5py.File(result) as file:
+        assert len(file["summary_over_traces"]) == 14
+
+
+def test_traces_of_different_lengths_are_of_one_mean(tmp_path):
+    for seed, name in enumerate(("long.h5", "short.h5")):
+        write_trace(tmp_path / name, seed, steps=STEPS - 10 * seed)
+    result = run_sweep(tmp_path, traces=("long.h5", "short.h5"), measure="fidelity")
+    rows = rows_of(hindsight("report", result, "--format", "csv"))
+    assert [(row["steps"], row["n_traces"]) for row in rows] == 7 * [("0-end", "2")]
 
 
 def test_traces_of_the_same_file_name_are_told_apart(tmp_path):

@@ -103,6 +103,59 @@ TEST_F(Report, OfSeveralTracesIsOfMethodsWithIntervals) {
   EXPECT_EQ(cell(shown, 0, "rel_l2_final_mean"), Cell(std::string("0.375±2")));
 }
 
+/// Two points of the same method on two traces.
+std::vector<PointResult> points_of_two_traces() {
+  std::vector<PointResult> points = make_points(2);
+  points[1].parameters = points[0].parameters;
+  points[1].trace_digest = "d2";
+  return points;
+}
+
+TEST_F(Report, OfMethodsDoesNotMixStepsOrLayers) {
+  const std::vector<PointResult> whole = points_of_two_traces();
+  std::vector<PointResult> points = whole;
+  for (PointResult point : whole) {
+    point.id += "-other-steps";
+    point.steps = "0-end";
+    points.push_back(point);
+    point.id += "-other-layers";
+    point.coordinates[1] = {"layer", std::vector<int64_t>{2, 3}};
+    points.push_back(point);
+  }
+  const KeyedTable full = report(write(points), ReportBy::method);
+  const Names steps{"3-42", "0-end", "0-end"}, layers{"2 5", "2 5", "2 3"};
+  ASSERT_EQ(full.table.rows().size(), steps.size());
+  for (size_t row = 0; row < steps.size(); ++row) {
+    EXPECT_EQ(cell(full.table, row, "steps"), Cell(steps[row]));
+    EXPECT_EQ(cell(full.table, row, "layers"), Cell(layers[row]));
+    EXPECT_EQ(cell(full.table, row, "n_traces"), Cell(int64_t{2}));
+    EXPECT_NEAR(number(full.table, row, "rel_l2_final_mean_ci95"), 12.706 * 0.125, 1e-12);
+  }
+  EXPECT_EQ(for_people(full).columns(), (Names{"name", "steps", "layers", "n_traces", "rel_l2_final_mean"}));
+}
+
+TEST_F(Report, OfMethodsCountsATraceOnce) {
+  std::vector<PointResult> points = points_of_two_traces();
+  points.push_back(points[0]);
+  points[2].id += "-again";  // dense layers that were asked for too make another id
+  points[2].summary = {{"rel_l2_final_mean", 9.0}};
+  const Table table = report(write(points), ReportBy::method).table;
+  ASSERT_EQ(table.rows().size(), 1u);
+  EXPECT_EQ(cell(table, 0, "n_traces"), Cell(int64_t{2}));
+  EXPECT_EQ(number(table, 0, "rel_l2_final_mean"), 0.375);
+}
+
+TEST_F(Report, LatenciesOfBatchesHaveNoInterval) {
+  std::vector<PointResult> points = points_of_two_traces();
+  for (PointResult& point : points) point.summary.emplace_back("latency_us_total_p50", 3.0);
+  EXPECT_EQ(number(report(write(points), ReportBy::method).table, 0, "latency_us_total_p50_ci95"), 0.0);
+  for (PointResult& point : points) point.protocol.batch = 2;
+  const Table table = report(write(points), ReportBy::method).table;
+  EXPECT_EQ(number(table, 0, "latency_us_total_p50"), 3.0);
+  EXPECT_TRUE(is_undefined(cell(table, 0, "latency_us_total_p50_ci95")));
+  EXPECT_FALSE(is_undefined(cell(table, 0, "rel_l2_final_mean_ci95")));
+}
+
 /// A point of 40 steps (3..42), 2 layers, 4 heads in 2 units, whose values say where they stand.
 PointResult point_of_places() {
   PointResult point = make_point(0);

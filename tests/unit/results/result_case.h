@@ -42,6 +42,7 @@ inline PointResult make_point(int number, const std::string& name = "retro") {
   point.parameters.set("budget.ratio", 0.05 * (number + 1));
   point.parameters.set("gqa.unit", std::string("per_kv_head"));
   point.parameters.set("retro.window", int64_t{2});
+  point.steps = "3-42";
   point.protocol = protocol_for_tests();
   std::vector<int64_t> steps(40);
   std::iota(steps.begin(), steps.end(), int64_t{3});

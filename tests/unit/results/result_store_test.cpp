@@ -62,6 +62,7 @@ TEST(ResultStore, GivesBackWhatWasWritten) {
     EXPECT_EQ(read.trace, written.trace);
     EXPECT_EQ(read.trace_digest, written.trace_digest);
     EXPECT_EQ(read.parameters, written.parameters);
+    EXPECT_EQ(read.steps, written.steps);
     EXPECT_EQ(read.protocol, written.protocol);
     ASSERT_EQ(read.summary.size(), 2u);
     EXPECT_EQ(read.summary[0], written.summary[0]);
@@ -403,7 +404,7 @@ void forget_protocols(const fs::path& file) {
   const h5::Id points = h5::open_group(h5::open_file_to_change(file), "points");
   for (const std::string& id : h5::link_names(points)) {
     const h5::Id point = h5::open_group(points, id);
-    for (const char* name : {"measurements", "device", "repeats", "batch"})
+    for (const char* name : {"steps", "measurements", "device", "repeats", "batch"})
       if (h5::has_attribute(point, name)) h5::check(H5Adelete(point, name), "delete an attribute");
   }
 }
@@ -425,6 +426,7 @@ TEST(ResultReader, OfOlderFilesTellsFromTheSeriesWhatWasMeasured) {
   const ResultReader reader(dir / "r.h5");
   const PointResult both = reader.read(points[0].id, false);
   EXPECT_EQ(both.protocol, (Protocol{true, true, 3, 4, "CPU, 2 threads"}));
+  EXPECT_EQ(both.steps, "3-42");
   EXPECT_EQ(both.parameters, points[0].parameters);
   for (const Coordinate& coordinate : both.coordinates) {
     if (coordinate.name != "latency_step") continue;
