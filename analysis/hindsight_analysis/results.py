@@ -34,7 +34,7 @@ class Point:
     trace: str
     name: str
     selector: str
-    parameters: dict[str, Any]
+    parameters: dict[str, Any]  # and its steps and layers, where points of the file differ in them
     metrics: dict[str, float]  # columns of /summary; NaN where a metric does not apply
 
 
@@ -56,6 +56,15 @@ def _plain(value):
     if isinstance(value, bytes):
         return value.decode()
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _range(point: h5py.Group) -> dict[str, str]:
+    """The steps that were asked for (in older files: that there are) and the layers of a point."""
+    steps, layers = point["step"], point["layer"]
+    return {
+        "steps": _plain(point.attrs.get("steps", f"{steps[0]}-{steps[-1]}")),
+        "layers": " ".join(str(layer) for layer in layers),
+    }
 
 
 def load_summary(file: Path) -> xarray.Dataset:
@@ -87,6 +96,7 @@ def load_result(file: Path) -> Result:
             attributes = [
                 dict(h5[f"points/{point_id}"].attrs) for point_id in summary["point"].values
             ]
+            ranges = [_range(h5[f"points/{point_id}"]) for point_id in summary["point"].values]
         except KeyError as error:
             raise CommandError(
                 INPUT, f"{file}: /summary names a point that is not there: {error}"
@@ -96,6 +106,11 @@ def load_result(file: Path) -> Result:
         {name: _plain(value) for name, value in found.items() if name not in NOT_PARAMETERS}
         for found in attributes
     ]
+    # Points over other steps or layers are no samples of the same mean: they are drawn apart.
+    for what in ("steps", "layers"):
+        if len({found[what] for found in ranges}) > 1:
+            for of_point, found in zip(parameters, ranges):
+                of_point[what] = found[what]
     metrics = [
         str(name)
         for name, column in summary.data_vars.items()

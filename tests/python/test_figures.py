@@ -127,6 +127,20 @@ def test_points_have_their_own_parameters_and_series(result_file):
     assert series.dims == ("step", "layer", "q_head") and series["layer"].values.tolist() == LAYERS
 
 
+def test_points_over_other_steps_are_no_samples_of_the_same_mean(result_file):
+    with h5py.File(result_file, "r+") as file:
+        for point in file["points"].values():
+            late = point.attrs["trace"] == b"b.h5"
+            point.attrs["steps"] = np.bytes_("10-end" if late else "0-9")
+    points = load_result(result_file).points
+    lines = {
+        line.label: line
+        for line in lines_along(points, "budget.ratio", lambda p: p.metrics["rel_l2_final_mean"])
+    }
+    assert lines["retro, window 8, steps 0-9"].interval == [0, 0, 0]
+    assert lines["retro, window 8, steps 10-end"].y == [0.3]
+
+
 def test_a_line_is_a_variant_and_its_values_are_means_over_traces(result_file):
     points = load_result(result_file).points
     lines = {
