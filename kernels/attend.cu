@@ -1,9 +1,9 @@
 // Attention over page lists for a window of queries: a block takes one (row, unit), and up to 64 of its w*G
-// query rows.
+// query rows; on tensor cores where it can, else (float, wide heads, odd pages) without.
 
 #include <climits>
 
-#include "kernels/attention.cuh"
+#include "kernels/mma_attention.cuh"
 
 namespace hindsight::kernels {
 namespace {
@@ -45,34 +45,48 @@ struct WindowProblem {
 int unit_heads(const AttendParams& params) {
   return params.per_kv_head ? params.heads.n_q_heads / params.heads.n_kv_heads : 1;
 }
-int tile_rows(const AttendParams& params) {
-  return params.window * unit_heads(params) <= kSmallTile ? kSmallTile : kLargeTile;
-}
-int row_tiles(const AttendParams& params) {
-  return ceil_div(params.window * unit_heads(params), tile_rows(params));
-}
 int64_t items(const AttendParams& params) {
   return static_cast<int64_t>(params.n_steps) * params.window * params.heads.n_q_heads;
+}
+
+/// What a block of M query rows has to do.
+template <int M>
+__device__ WindowProblem window_problem(const AttendParams& params) {
+  const int unit_heads = params.per_kv_head ? params.heads.n_q_heads / params.heads.n_kv_heads : 1;
+  const int n_units = params.heads.n_q_heads / unit_heads;
+  const int i = blockIdx.x, unit = blockIdx.y % n_units, first_row = blockIdx.y / n_units * M;
+  const int64_t list_row = static_cast<int64_t>(i) * n_units + unit;
+  return {params,
+          params.steps[i],
+          list_row,
+          unit_heads,
+          unit * unit_heads,
+          first_row,
+          min(M, params.window * unit_heads - first_row),
+          params.lists.count[list_row],
+          i};
 }
 
 template <class T, int D, int M>
 __global__ __launch_bounds__(kAttentionThreads) void attend_kernel(
     const __grid_constant__ AttendParams params, SplitTarget target) {
-  const int unit_heads = params.per_kv_head ? params.heads.n_q_heads / params.heads.n_kv_heads : 1;
-  const int n_units = params.heads.n_q_heads / unit_heads;
-  const int i = blockIdx.x, unit = blockIdx.y % n_units, first_row = blockIdx.y / n_units * M;
-  const int64_t list_row = static_cast<int64_t>(i) * n_units + unit;
-  const WindowProblem problem{params,
-                              params.steps[i],
-                              list_row,
-                              unit_heads,
-                              unit * unit_heads,
-                              first_row,
-                              min(M, params.window * unit_heads - first_row),
-                              params.lists.count[list_row],
-                              i};
-  attend_tile<T, D, M>(problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z,
-                       target);
+  attend_tile<T, D, M>(window_problem<M>(params), params.heads, params.kv, params.q, params.scale, blockIdx.z,
+                       gridDim.z, target);
+}
+
+template <class T, int D, int R>
+__global__ __launch_bounds__(kMmaThreads<R>) void attend_mma_kernel(
+    const __grid_constant__ AttendParams params, SplitTarget target) {
+  attend_tile_mma<T, D, R>(window_problem<R>(params), params.heads, params.kv, params.q, params.scale,
+                           blockIdx.z, gridDim.z, target);
+}
+
+/// Calls f(integral_constant<R>) with the tile of tensor cores that holds the rows best.
+template <class F>
+cudaError_t dispatch_mma_rows(int rows, F&& f) {
+  if (rows <= 16) return f(std::integral_constant<int, 16>{});
+  if (rows <= 32) return f(std::integral_constant<int, 32>{});
+  return f(std::integral_constant<int, 64>{});
 }
 
 }  // namespace
@@ -86,16 +100,28 @@ SplitPlan plan_attend(const AttendParams& params, int32_t multiprocessors) {
 
 cudaError_t attend(const AttendParams& params, cudaStream_t stream) {
   if (params.n_steps == 0) return cudaSuccess;
+  const int rows = params.window * unit_heads(params);
   const int n_units = params.heads.n_q_heads / unit_heads(params);
-  const dim3 grid(params.n_steps, n_units * row_tiles(params), params.splits);
+  const auto grid = [&](int tile_rows) {
+    return dim3(params.n_steps, n_units * ceil_div(rows, tile_rows), params.splits);
+  };
   return dispatch(params.heads, [&](auto type, auto head_dim) {
     using T = typename decltype(type)::type;
     constexpr int D = head_dim();
-    if (tile_rows(params) == kSmallTile)
-      return launch_attention<D, kSmallTile>(attend_kernel<T, D, kSmallTile>, grid, params, items(params),
-                                             stream);
-    return launch_attention<D, kLargeTile>(attend_kernel<T, D, kLargeTile>, grid, params, items(params),
-                                           stream);
+    if constexpr (kMmaTakes<T, D>) {
+      if (takes_mma(params.kv))
+        return dispatch_mma_rows(rows, [&](auto tile) {
+          constexpr int R = tile();
+          return launch_with_splits(attend_mma_kernel<T, D, R>, grid(R), kMmaThreads<R>,
+                                    static_cast<int>(sizeof(MmaShared<T, D, R>)), params, items(params), D,
+                                    stream);
+        });
+    }
+    if (rows <= kSmallTile)
+      return launch_attention<D, kSmallTile>(attend_kernel<T, D, kSmallTile>, grid(kSmallTile), params,
+                                             items(params), stream);
+    return launch_attention<D, kLargeTile>(attend_kernel<T, D, kLargeTile>, grid(kLargeTile), params,
+                                           items(params), stream);
   });
 }
 

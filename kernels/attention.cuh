@@ -240,19 +240,27 @@ inline SplitTarget split_target(float* out, float* lse, void* workspace, int spl
   return {partial_out, partial_out + splits * items * head_dim, items};
 }
 
-/// Launches a kernel that calls attend_tile<T, D, M>, allowing it the shared memory it needs, and combines
-/// its splits.
+/// Launches a kernel of attention, allowing it the shared memory it needs, and combines its splits.
+template <class Kernel, class Params>
+cudaError_t launch_with_splits(Kernel kernel, dim3 grid, int threads, int shared_bytes, const Params& params,
+                               int64_t items, int head_dim, cudaStream_t stream) {
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (error != cudaSuccess) return error;
+  const SplitTarget target =
+      split_target(params.out, params.lse, params.workspace, params.splits, items, head_dim);
+  kernel<<<grid, threads, shared_bytes, stream>>>(params, target);
+  error = cudaGetLastError();
+  if (error != cudaSuccess || params.splits == 1) return error;
+  return combine_splits({target.out, target.lse, params.out, params.lse, items, params.splits, head_dim},
+                        stream);
+}
+
+/// The same of a kernel that calls attend_tile<T, D, M>.
 template <int D, int M, class Kernel, class Params>
 cudaError_t launch_attention(Kernel kernel, dim3 grid, const Params& params, int64_t items,
                              cudaStream_t stream) {
-  constexpr int shared_bytes = sizeof(AttentionShared<D, M>);
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  if (error != cudaSuccess) return error;
-  const SplitTarget target = split_target(params.out, params.lse, params.workspace, params.splits, items, D);
-  kernel<<<grid, kAttentionThreads, shared_bytes, stream>>>(params, target);
-  error = cudaGetLastError();
-  if (error != cudaSuccess || params.splits == 1) return error;
-  return combine_splits({target.out, target.lse, params.out, params.lse, items, params.splits, D}, stream);
+  return launch_with_splits(kernel, grid, kAttentionThreads, static_cast<int>(sizeof(AttentionShared<D, M>)),
+                            params, items, D, stream);
 }
 
 }  // namespace hindsight::kernels

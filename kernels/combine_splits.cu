@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/attention.cuh"
+#include "kernels/mma_attention.cuh"
 
 namespace hindsight::kernels {
 namespace {
@@ -43,8 +43,11 @@ int32_t attention_shared_bytes(int32_t head_dim) {
   Heads heads{};
   heads.head_dim = head_dim;
   int32_t bytes = 0;
-  dispatch(heads, [&](auto, auto d) {
+  dispatch(heads, [&](auto type, auto d) {
+    using T = typename decltype(type)::type;
     bytes = sizeof(AttentionShared<d(), kLargeTile>);
+    if constexpr (kMmaTakes<T, d()>)
+      bytes = std::max(bytes, static_cast<int32_t>(sizeof(MmaShared<T, d(), kLargeTile>)));
     return cudaSuccess;
   });
   return bytes;

@@ -3,7 +3,7 @@
 
 #include <climits>
 
-#include "kernels/attention.cuh"
+#include "kernels/mma_attention.cuh"
 
 namespace hindsight::kernels {
 namespace {
@@ -32,20 +32,36 @@ struct DenseProblem {
   __device__ int kv_head() const { return kv; }
 };
 
-template <class T, int D, int M>
-__global__ __launch_bounds__(kAttentionThreads) void dense_kernel(const __grid_constant__ DenseParams params,
-                                                                  SplitTarget target) {
+/// Calls attend(problem) for every sequence of the block's steps.
+template <class F>
+__device__ void for_each_sequence(const DenseParams& params, F&& attend) {
   const int first = blockIdx.x * params.steps_per_tile;
   const int last = min(first + params.steps_per_tile, params.n_steps);
   const int group = params.heads.n_q_heads / params.heads.n_kv_heads;
   for (int begin = first; begin < last;) {
     int end = begin + 1;
     while (end < last && params.steps[end].sequence == params.steps[begin].sequence) ++end;
-    const DenseProblem problem{params, begin, end, static_cast<int>(blockIdx.y), group};
-    attend_tile<T, D, M>(problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z,
-                         target);
+    attend(DenseProblem{params, begin, end, static_cast<int>(blockIdx.y), group});
     begin = end;
   }
+}
+
+template <class T, int D, int M>
+__global__ __launch_bounds__(kAttentionThreads) void dense_kernel(const __grid_constant__ DenseParams params,
+                                                                  SplitTarget target) {
+  for_each_sequence(params, [&](const DenseProblem& problem) {
+    attend_tile<T, D, M>(problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z,
+                         target);
+  });
+}
+
+template <class T, int D, int R>
+__global__ __launch_bounds__(kMmaThreads<R>) void dense_mma_kernel(const __grid_constant__ DenseParams params,
+                                                                   SplitTarget target) {
+  for_each_sequence(params, [&](const DenseProblem& problem) {
+    attend_tile_mma<T, D, R>(problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z,
+                             target);
+  });
 }
 
 int group(const DenseParams& params) { return params.heads.n_q_heads / params.heads.n_kv_heads; }
@@ -67,14 +83,22 @@ DensePlan plan_dense(const DenseParams& params, int64_t longest, bool adjacent_s
 cudaError_t dense(const DenseParams& params, cudaStream_t stream) {
   if (params.n_steps == 0) return cudaSuccess;
   const dim3 grid(ceil_div(params.n_steps, params.steps_per_tile), params.heads.n_kv_heads, params.splits);
+  const bool small = params.steps_per_tile * group(params) <= kSmallTile;
   return dispatch(params.heads, [&](auto type, auto head_dim) {
     using T = typename decltype(type)::type;
     constexpr int D = head_dim();
-    if (params.steps_per_tile * group(params) <= kSmallTile)
-      return launch_attention<D, kSmallTile>(dense_kernel<T, D, kSmallTile>, grid, params, items(params),
-                                             stream);
-    return launch_attention<D, kLargeTile>(dense_kernel<T, D, kLargeTile>, grid, params, items(params),
-                                           stream);
+    const auto launch_tile = [&](auto tile) {
+      constexpr int M = tile();
+      if constexpr (kMmaTakes<T, D>) {
+        if (takes_mma(params.kv))
+          return launch_with_splits(dense_mma_kernel<T, D, M>, grid, kMmaThreads<M>,
+                                    static_cast<int>(sizeof(MmaShared<T, D, M>)), params, items(params), D,
+                                    stream);
+      }
+      return launch_attention<D, M>(dense_kernel<T, D, M>, grid, params, items(params), stream);
+    };
+    if (small) return launch_tile(std::integral_constant<int, kSmallTile>{});
+    return launch_tile(std::integral_constant<int, kLargeTile>{});
   });
 }
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The training text, from the packages of a Debian 12 with network: downloads them, unpacks them and builds OUT.
 #   experiments/reference_model/build_corpus.sh OUT [PACKAGES]
-# PACKAGES keeps downloads and unpacked packages (4 GB), default OUT/packages; nothing is installed. No root needed.
+# PACKAGES keeps downloads and unpacked packages (3 GB), default OUT/packages; nothing is installed. No root needed.
 set -euo pipefail
+out=$(realpath -m "${1:?usage: experiments/reference_model/build_corpus.sh OUT [PACKAGES]}")
+packages=$(realpath -m "${2:-$out/packages}")
 cd "$(dirname "$0")/../.."
-out=${1:?usage: experiments/reference_model/build_corpus.sh OUT [PACKAGES]}
-packages=${2:-$out/packages}
 mkdir -p "$packages"
 
 python3 -c 'from experiments.reference_model.corpus import sources; print(*sources.packages(), sep="\n")' |
