@@ -283,6 +283,11 @@ class Backend {
   }
 };
 
+/// What select_top_k asks of its arguments, which no backend checks while it writes. Throws
+/// std::invalid_argument.
+void require_selectable(int64_t page_size, const Block& block, const Tensor<float, 3>& scores,
+                        std::span<const int32_t> k, Newest newest, const PageLists& lists);
+
 /// The CPU backend: float for speed, double as the oracle that other backends are tested against.
 std::unique_ptr<Backend> make_cpu_backend();
 std::unique_ptr<Backend> make_cpu_oracle();

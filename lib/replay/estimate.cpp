@@ -128,7 +128,7 @@ SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& b
       const ReplayShape shape = replay_shape(trace, point);
       const auto selector = make_selector(point.method.selector, point.method.parameters);
       const LayerSizes sizes = sizes_of(trace, shape.page_size, shape.n_units, real, stored);
-      const int64_t capacity = selector->list_capacity(trace.last_position());
+      const int64_t capacity = selector->list_capacity(trace.first_position, trace.last_position());
       const auto n_layers = static_cast<double>(point.layers.size());
       const auto mean_context = static_cast<double>((trace.first_position + trace.last_position()) / 2 + 1);
       const auto per_token = static_cast<double>(4 * info.n_q_heads * info.head_dim);

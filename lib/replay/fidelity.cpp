@@ -26,7 +26,7 @@ class LayerReplay {
         mass_(residency.page_mass(point.layers[layer], selector_->page_size(), policy_.unit)) {
     const int64_t units = layer_->units(policy_.unit), heads = layer_->n_q_heads, d = layer_->head_dim;
     const int64_t pages = cache_->max_pages;
-    capacity_ = selector_->list_capacity(trace.last_position());
+    capacity_ = selector_->list_capacity(trace.first_position, trace.last_position());
     const int64_t step_bytes = window_ * heads * (d + 1) * backend.real_bytes() +
                                units * pages * backend.real_bytes() +
                                units * capacity_ * 4 * static_cast<int64_t>(sizeof(int32_t));
