@@ -100,8 +100,9 @@ struct ScorePagesParams {
 };
 cudaError_t score_pages(const ScorePagesParams& params, cudaStream_t stream);
 
-/// True mass per page, mass [n, U, J]: sum of exp(scale*q.k - lse) over its tokens <= position and the unit's
-/// heads; lse [n, Hq] is that of dense attention. Pages that begin after position get -inf.
+/// True mass per page, mass [n, U, J]: sum of exp(scale*q.k - lse), 0 where that is no normal number, over
+/// its tokens <= position and the unit's heads; lse [n, Hq] is that of dense attention. Pages that begin
+/// after position get -inf.
 struct PageMassParams {
   Heads heads;
   float scale;

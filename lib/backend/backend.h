@@ -227,8 +227,8 @@ class Backend {
   virtual void score_pages(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
                            bool round_to_storage, Tensor<float, 3> scores) = 0;
   /// True mass of each page: sum over its tokens <= position, and over the heads of the unit, of
-  /// exp(scale*q.k - lse), lse being that of dense attention [n, Hq] of the same rows. Pages that begin after
-  /// position get -inf.
+  /// exp(scale*q.k - lse), lse being that of dense attention [n, Hq] of the same rows. Terms below the
+  /// smallest normal number are 0. Pages that begin after position get -inf.
   virtual void page_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
                          Tensor<float, 2> lse, Tensor<float, 3> mass) = 0;
   /// Scores uniform in [0, 1) that depend on (seed, layer, position, unit, page) alone; the same on every

@@ -10,6 +10,7 @@ namespace hindsight::test {
 namespace {
 
 class GpuScores : public GpuTest<::testing::TestWithParam<int>> {};
+class GpuSmallMass : public GpuTest<> {};
 
 std::vector<float> run_scores(Resident& on, const std::vector<BlockStep>& steps, UnitPolicy policy,
                               bool round_to_storage) {
@@ -68,6 +69,21 @@ TEST_P(GpuScores, TrueMassEqualsOracle) {
     for (const Unit unit : {Unit::per_kv_head, Unit::per_query_head})
       expect_close("mass", run(cuda, steps_of(shape, layout, 70, 1), unit),
                    run(oracle, steps_of(shape, layout, 70, 1), unit), attention_tolerance);
+}
+
+// Below the smallest normal number both backends say 0, and so load the same pages: the lower ones.
+TEST_F(GpuSmallMass, RanksAsTheCpuDoes) {
+  std::vector<float> logits;
+  for (const float logit : {-95.0f, -100.0f, -90.0f, 0.0f, -80.0f, -200.0f})
+    logits.insert(logits.end(), 16, logit);
+  const auto cpu = make_cpu_backend();
+  for (const int32_t k : {1, 2, 3, 4, 5}) {
+    const RankedMass actual = rank_by_mass(*cuda_, logits, 16, k),
+                     expected = rank_by_mass(*cpu, logits, 16, k);
+    EXPECT_EQ(actual.best, expected.best) << "k = " << k;
+    for (const int64_t page : {0, 1, 2, 5}) EXPECT_EQ(actual.mass[page], 0) << "page " << page;
+    EXPECT_GT(actual.mass[4], 0);
+  }
 }
 
 TEST_P(GpuScores, RandomScoresAreTheSameNumbers) {
