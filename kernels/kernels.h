@@ -94,7 +94,7 @@ struct ScorePagesParams {
   int32_t n_steps;
   bool per_kv_head;
   Combine combine;
-  bool round_to_storage;  ///< round each head's score to the element type first
+  bool round_to_storage;  ///< round each head's score to the element type first, to a finite value
   float* scores;
   int32_t n_pages;  ///< J
 };

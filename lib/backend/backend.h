@@ -223,7 +223,8 @@ class Backend {
   /// Quest's upper bound (Quest paper, section 3.3): score[i,u,j] = sum_c max(q_c*kmin_jc, q_c*kmax_jc),
   /// combined over the group. No softmax scale. The page that holds the row's own position is summarised over
   /// tokens <= position only; pages that begin after it get -inf. `round_to_storage`: each head's score is
-  /// rounded to the query's type before it is combined, as Quest's kernels do.
+  /// rounded to the query's type before it is combined, as Quest's kernels do; the largest finite value
+  /// stands for what exceeds it, since -inf says that a page does not exist.
   virtual void score_pages(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
                            bool round_to_storage, Tensor<float, 3> scores) = 0;
   /// True mass of each page: sum over its tokens <= position, and over the heads of the unit, of

@@ -52,6 +52,27 @@ TEST_P(GpuScores, RoundedScoresAreInTheStorageType) {
     ASSERT_EQ(score, round_to(shape.dtype, score));
 }
 
+// Without saturation these would be infinite, the negative ones as if the page did not exist, and sums NaN.
+TEST_P(GpuScores, RoundedScoresOfExistingPagesAreFinite) {
+  BatchShape shape = random_batch_shape(static_cast<uint64_t>(GetParam()) + 2700, 200);
+  shape.dtype = DType::float16;
+  shape.query_norm = 5000;
+  const auto batch = random_batch(shape);
+  Resident cuda(*cuda_, batch, shape.page_size), oracle(*oracle_, batch, shape.page_size);
+  const auto steps = steps_of(shape, Layout::runs, 5, 1);
+  const std::vector<float> per_head = run_scores(cuda, steps, {Unit::per_query_head, Combine::mean}, true);
+  EXPECT_EQ(*std::max_element(per_head.begin(), per_head.end()), 65504.0f);
+  for (const UnitPolicy policy :
+       {UnitPolicy{Unit::per_query_head, Combine::mean}, UnitPolicy{Unit::per_kv_head, Combine::sum},
+        UnitPolicy{Unit::per_kv_head, Combine::max}}) {
+    Tolerance tolerance = rounded_score_tolerance(shape.dtype);
+    // Scores of opposite signs cancel: what is left has the error of the largest.
+    tolerance.absolute = 65504.0 * tolerance.relative * static_cast<double>(shape.group);
+    expect_close("scores", run_scores(cuda, steps, policy, true), run_scores(oracle, steps, policy, true),
+                 tolerance);
+  }
+}
+
 TEST_P(GpuScores, TrueMassEqualsOracle) {
   const BatchShape shape = random_batch_shape(static_cast<uint64_t>(GetParam()) + 3000, 500);
   const auto batch = random_batch(shape);
