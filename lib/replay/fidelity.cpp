@@ -169,7 +169,7 @@ ReplayShape replay_shape(const ReplayTrace& trace, const ReplayPoint& point) {
   shape.head_dim = trace.info.head_dim;
   shape.page_size = selector->page_size();
   shape.window = retro_window(point.method.parameters);
-  shape.element_bytes = size_of(trace.dtype);
+  for (const int64_t layer : point.layers) shape.element_bytes.push_back(size_of(trace.dtype_of(layer)));
   shape.metadata_elements_per_page = selector->metadata_elements_per_page(trace.info.head_dim);
   shape.has_scores = selector->has_scores();
   return shape;

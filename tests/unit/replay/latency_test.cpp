@@ -88,6 +88,16 @@ TEST_P(LatencyReplay, TracesOfDifferentModelsAreNotBatched) {
   EXPECT_THROW(spec({method_point("dense", {})}, 2), ConfigError);
 }
 
+TEST_P(LatencyReplay, TracesThatStoreALayerDifferentlyAreNotBatched) {
+  write_traces();
+  write_small_trace(
+      dir_ / "wide.h5",
+      {.n_tokens = 97, .prompt_tokens = 60, .head_dim = 64, .dtype = DType::float32, .q_start = 60});
+  take_layer(dir_ / "b.h5", dir_ / "wide.h5", 3);
+  EXPECT_NO_THROW(spec({method_point("dense", {})}));
+  EXPECT_THROW(spec({method_point("dense", {})}, 2), ConfigError);
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, LatencyReplay, ::testing::Values("cpu", "cuda"),
                          [](const auto& backend) { return backend.param; });
 
