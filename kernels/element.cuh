@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cfloat>
+
 namespace hindsight::kernels {
 
 __device__ inline float to_float(__half x) { return __half2float(x); }
@@ -24,6 +26,19 @@ __device__ inline __nv_bfloat16 from_float(float x) {
 template <>
 __device__ inline float from_float(float x) {
   return x;
+}
+
+template <class T>
+inline constexpr float kLargestFinite = FLT_MAX;
+template <>
+inline constexpr float kLargestFinite<__half> = 65504.0f;
+template <>
+inline constexpr float kLargestFinite<__nv_bfloat16> = 0x1.fep127f;
+
+/// The value of T nearest to x that is finite.
+template <class T>
+__device__ inline float round_to_finite(float x) {
+  return to_float(from_float<T>(fminf(fmaxf(x, -kLargestFinite<T>), kLargestFinite<T>)));
 }
 
 /// Elements of a 16-byte access.

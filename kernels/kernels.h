@@ -94,14 +94,15 @@ struct ScorePagesParams {
   int32_t n_steps;
   bool per_kv_head;
   Combine combine;
-  bool round_to_storage;  ///< round each head's score to the element type first
+  bool round_to_storage;  ///< round each head's score to the element type first, to a finite value
   float* scores;
   int32_t n_pages;  ///< J
 };
 cudaError_t score_pages(const ScorePagesParams& params, cudaStream_t stream);
 
-/// True mass per page, mass [n, U, J]: sum of exp(scale*q.k - lse) over its tokens <= position and the unit's
-/// heads; lse [n, Hq] is that of dense attention. Pages that begin after position get -inf.
+/// True mass per page, mass [n, U, J]: sum of exp(scale*q.k - lse), 0 where that is no normal number, over
+/// its tokens <= position and the unit's heads; lse [n, Hq] is that of dense attention. Pages that begin
+/// after position get -inf.
 struct PageMassParams {
   Heads heads;
   float scale;

@@ -3,6 +3,7 @@
 
 #include "kernels/dispatch.cuh"
 #include "kernels/query_tile.cuh"
+#include "kernels/softmax_state.cuh"
 
 namespace hindsight::kernels {
 namespace {
@@ -46,7 +47,7 @@ __device__ void mass_of_page(const PageMassParams& params, int page, int kv_head
         dot = group_sum(dot);
         if (row == lane) logit = params.scale * dot;
       }
-      if (page * p + token <= position) sum += expf(logit - lse);
+      if (page * p + token <= position) sum += normal_exp(logit - lse);
     }
   }
 

@@ -77,7 +77,7 @@ __global__ __launch_bounds__(kThreads) void score_pages_kernel(ScorePagesParams 
         float score = -INFINITY;
         if (held > 0) {
           score = summary.score(queries[(i - first) * group + g]);
-          if (params.round_to_storage) score = to_float(from_float<T>(score));
+          if (params.round_to_storage) score = round_to_finite<T>(score);
         }
         if (!params.per_kv_head) {
           if (group_lane() == 0)

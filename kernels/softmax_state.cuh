@@ -2,11 +2,19 @@
 // The small algebra of partial softmax that every kernel shares. The empty state (nothing attended) has max
 // -inf and sum 0; it is the identity of merging, and no operation turns it into NaN.
 
+#include <cfloat>
 #include <cmath>
 
 namespace hindsight::kernels {
 
 __device__ inline float minus_infinity() { return -INFINITY; }
+
+/// exp(x), exactly 0 where that is below the smallest normal number. Subnormal results differ between
+/// implementations of exp; where masses are ranked, they must not.
+__device__ inline float normal_exp(float x) {
+  const float result = expf(x);
+  return result < FLT_MIN ? 0.0f : result;
+}
 
 /// Running maximum of logits and the sum of exp(logit - max).
 struct SoftmaxState {
@@ -23,7 +31,7 @@ struct SoftmaxState {
     sum *= scale;
     return scale;
   }
-  /// Weight of a logit that is no larger than max.
+  /// Weight of a logit that is no larger than max. A subnormal one is lost in a sum that is 1 or more.
   __device__ float weight(float logit) const { return logit == -INFINITY ? 0.0f : expf(logit - max); }
   /// What turns weighted sums into a normalised output; 0 for the empty state.
   __device__ float normaliser() const { return sum > 0 ? 1.0f / sum : 0.0f; }

@@ -1,5 +1,8 @@
 #include "backend/backend.h"
 
+#include <algorithm>
+#include <stdexcept>
+
 namespace hindsight {
 
 Block Backend::make_block(std::vector<BlockStep> steps) {
@@ -8,6 +11,19 @@ Block Backend::make_block(std::vector<BlockStep> steps) {
   block.on_backend = make_tensor<BlockStep, 1>({block.size()});
   upload(block.on_backend.data(), block.steps.data(), block.size() * static_cast<int64_t>(sizeof(BlockStep)));
   return block;
+}
+
+void require_selectable(int64_t page_size, const Block& block, const Tensor<float, 3>& scores,
+                        std::span<const int32_t> k, Newest newest, const PageLists& lists) {
+  if (static_cast<int64_t>(k.size()) != block.size())
+    throw std::invalid_argument("select_top_k needs a k per row");
+  for (int64_t i = 0; i < block.size(); ++i) {
+    const int64_t pages = block.steps[i].position / page_size + 1;
+    const int64_t wanted = k[i] + (newest == Newest::extra ? 1 : 0);
+    const int64_t listed = std::min(pages, std::max<int64_t>(wanted, newest == Newest::competes ? 0 : 1));
+    if (listed > lists.pages.shape[2]) throw std::invalid_argument("page lists are too short for k");
+    if (pages > scores.shape[2]) throw std::invalid_argument("a row has more pages than scores");
+  }
 }
 
 }  // namespace hindsight

@@ -223,12 +223,13 @@ class Backend {
   /// Quest's upper bound (Quest paper, section 3.3): score[i,u,j] = sum_c max(q_c*kmin_jc, q_c*kmax_jc),
   /// combined over the group. No softmax scale. The page that holds the row's own position is summarised over
   /// tokens <= position only; pages that begin after it get -inf. `round_to_storage`: each head's score is
-  /// rounded to the query's type before it is combined, as Quest's kernels do.
+  /// rounded to the query's type before it is combined, as Quest's kernels do; the largest finite value
+  /// stands for what exceeds it, since -inf says that a page does not exist.
   virtual void score_pages(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
                            bool round_to_storage, Tensor<float, 3> scores) = 0;
   /// True mass of each page: sum over its tokens <= position, and over the heads of the unit, of
-  /// exp(scale*q.k - lse), lse being that of dense attention [n, Hq] of the same rows. Pages that begin after
-  /// position get -inf.
+  /// exp(scale*q.k - lse), lse being that of dense attention [n, Hq] of the same rows. Terms below the
+  /// smallest normal number are 0. Pages that begin after position get -inf.
   virtual void page_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
                          Tensor<float, 2> lse, Tensor<float, 3> mass) = 0;
   /// Scores uniform in [0, 1) that depend on (seed, layer, position, unit, page) alone; the same on every
@@ -282,6 +283,11 @@ class Backend {
     download(values.data(), source, static_cast<int64_t>(values.size() * sizeof(T)));
   }
 };
+
+/// What select_top_k asks of its arguments, which no backend checks while it writes. Throws
+/// std::invalid_argument.
+void require_selectable(int64_t page_size, const Block& block, const Tensor<float, 3>& scores,
+                        std::span<const int32_t> k, Newest newest, const PageLists& lists);
 
 /// The CPU backend: float for speed, double as the oracle that other backends are tested against.
 std::unique_ptr<Backend> make_cpu_backend();

@@ -1,7 +1,9 @@
 #include "core/dtype.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 
 #ifdef __F16C__
@@ -52,6 +54,18 @@ uint16_t float_to_float16(float value) {
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 #endif
+
+float largest_finite(DType dtype) {
+  switch (dtype) {
+    case DType::float16:
+      return 65504.0f;
+    case DType::bfloat16:
+      return 0x1.fep127f;
+    case DType::float32:
+      break;
+  }
+  return std::numeric_limits<float>::max();
+}
 
 void check_sizes(DType dtype, size_t bytes, size_t elements) {
   if (bytes != elements * static_cast<size_t>(size_of(dtype)))
@@ -124,6 +138,11 @@ float round_to(DType dtype, float value) {
       break;
   }
   return value;
+}
+
+float round_to_finite(DType dtype, float value) {
+  const float largest = largest_finite(dtype);
+  return round_to(dtype, std::clamp(value, -largest, largest));
 }
 
 }  // namespace hindsight

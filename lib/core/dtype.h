@@ -22,5 +22,7 @@ void to_double(DType dtype, std::span<const std::byte> source, std::span<double>
 void from_float(DType dtype, std::span<const float> source, std::span<std::byte> target);
 /// `value` rounded to the precision of `dtype`.
 float round_to(DType dtype, float value);
+/// The same, but the largest finite value of its sign where that would be infinite.
+float round_to_finite(DType dtype, float value);
 
 }  // namespace hindsight

@@ -1,6 +1,7 @@
 #include "methods/selector.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace hindsight {
 namespace {
@@ -28,10 +29,15 @@ Selector::Selector(const ParameterSet& parameters)
       unit_policy_(unit_policy_of(parameters)),
       newest_(newest_of(parameters)) {}
 
-int64_t Selector::list_capacity(int64_t position) const {
+int64_t Selector::list_capacity(int64_t first_position, int64_t last_position) const {
   const int64_t beside_budget = newest_ == Newest::extra ? 1 : 0;
-  return std::min(pages_at(position, page_size_),
-                  std::max<int64_t>(1, budget_pages(position)) + beside_budget);
+  int64_t most = 0;
+  // Every position counts: a budget that ends inside a page grants it while it covers the whole context, and
+  // one page fewer from then on.
+  for (int64_t position = first_position; position <= last_position; ++position)
+    most = std::max(most, std::min(pages_at(position, page_size_),
+                                   std::max<int64_t>(1, budget_pages(position)) + beside_budget));
+  return most;
 }
 
 std::vector<int32_t> Selector::budgets(const Block& block) const {
@@ -46,6 +52,8 @@ void Selector::fill_lists(const SelectionInput& input, PageLists lists,
   std::vector<int32_t> pages(static_cast<size_t>(lists.pages.size())), count(static_cast<size_t>(n * units));
   for (int64_t i = 0; i < n; ++i) {
     const std::vector<int32_t> row = pages_of(input.block.steps[i]);
+    if (static_cast<int64_t>(row.size()) > capacity)
+      throw std::invalid_argument("page lists are too short for the pages of a row");
     for (int64_t u = 0; u < units; ++u) {
       count[i * units + u] = static_cast<int32_t>(row.size());
       std::copy(row.begin(), row.end(), pages.begin() + (i * units + u) * capacity);

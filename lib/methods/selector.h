@@ -30,7 +30,7 @@ class Selector {
   /// Fills scores [n, U, J] for the rows of the block, greater is better. Nothing to do for selectors without
   /// scores.
   virtual void score(const SelectionInput& input, Tensor<float, 3> scores) = 0;
-  /// Fills the page lists from the scores; lists.pages holds list_capacity(last position) pages a row.
+  /// Fills the page lists from the scores; lists.pages holds list_capacity() of all replayed positions a row.
   virtual void select(const SelectionInput& input, Tensor<float, 3> scores, PageLists lists);
 
   /// Whether score() ranks pages (the late-rank histogram needs it).
@@ -44,13 +44,14 @@ class Selector {
   /// Pages that the budget grants at a position (k).
   virtual int64_t budget_pages(int64_t position) const = 0;
 
-  /// Most pages a list can hold up to a position.
-  int64_t list_capacity(int64_t position) const;
+  /// Most pages a list can hold in a replay of positions first..last.
+  int64_t list_capacity(int64_t first_position, int64_t last_position) const;
   int64_t page_size() const { return page_size_; }
   UnitPolicy unit_policy() const { return unit_policy_; }
 
  protected:
-  /// Fills lists that do not depend on the unit: pages_of(step) gives a row's pages, ascending.
+  /// Fills lists that do not depend on the unit: pages_of(step) gives a row's pages, ascending. Throws
+  /// std::invalid_argument where they are more than a list holds.
   static void fill_lists(const SelectionInput& input, PageLists lists,
                          const std::function<std::vector<int32_t>(const BlockStep&)>& pages_of);
   /// k of every row of the block.

@@ -44,6 +44,7 @@ class Cost final : public Metric {
 
   void count_step(const SelectionEvent& event, int64_t i) {
     const int64_t step = event.first_step + i, position = shape_.first_position + step, d = shape_.head_dim;
+    const int64_t element = shape_.element_bytes[event.layer];
     const int64_t units_per_kv_head = shape_.n_units / shape_.n_kv_heads;
     const int64_t heads_per_unit = shape_.n_q_heads / shape_.n_units;
 
@@ -63,12 +64,12 @@ class Cost final : public Metric {
 
     const int64_t existing_pages = position / shape_.page_size + 1;
     const int64_t past_rows = std::min(shape_.window - 1, step);
-    const auto kv = static_cast<double>(loaded_tokens * 2 * d * shape_.element_bytes);
+    const auto kv = static_cast<double>(loaded_tokens * 2 * d * element);
     const int64_t metadata_elements = existing_pages * shape_.n_kv_heads * shape_.metadata_elements_per_page;
-    const auto metadata = static_cast<double>(metadata_elements * shape_.element_bytes);
+    const auto metadata = static_cast<double>(metadata_elements * element);
     const int64_t float_bytes = sizeof(float);
-    const auto output_cache = static_cast<double>(past_rows * shape_.n_q_heads *
-                                                  (d * shape_.element_bytes + 2 * (d + 1) * float_bytes));
+    const auto output_cache =
+        static_cast<double>(past_rows * shape_.n_q_heads * (d * element + 2 * (d + 1) * float_bytes));
     // Two operations per multiply-add: q.k and weight*v; a summary row is read by each of the group's heads.
     // All rows of the window meet all loaded tokens, masked or not: they share a tile, which is what makes
     // revising nearly free.

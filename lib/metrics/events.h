@@ -15,7 +15,7 @@ struct ReplayShape {
   int64_t n_q_heads = 0, n_kv_heads = 0, n_units = 0, head_dim = 0;
   int64_t page_size = 0;
   int64_t window = 1;                      ///< w
-  int64_t element_bytes = 0;               ///< of stored keys, values and queries
+  std::vector<int64_t> element_bytes;      ///< of stored keys, values and queries, per layer
   int64_t metadata_elements_per_page = 0;  ///< that scoring reads, per KV head
   bool has_scores = false;                 ///< late ranks are given
 

@@ -78,14 +78,17 @@ Rates measure_rates(Backend& backend, const ReplayTrace& trace) {
   return {flops / many, one};
 }
 
-/// Sizes of what is kept for one trace and layer, in elements of `real` bytes on the backend.
+/// Bytes of what is kept on the backend for one trace and layer.
 struct LayerSizes {
   int64_t layer, cache, reference, mass;
 };
 
-LayerSizes sizes_of(const ReplayTrace& trace, int64_t page_size, int64_t units, int64_t real,
-                    int64_t stored) {
+LayerSizes sizes_of(const Backend& backend, const ReplayTrace& trace, int64_t layer, int64_t page_size,
+                    int64_t units) {
   const TraceInfo& info = trace.info;
+  const int64_t real = backend.real_bytes();
+  // The CPU widens what is stored; a device keeps it as it is.
+  const int64_t stored = backend.driver().empty() ? real : size_of(trace.dtype_of(layer));
   const int64_t queries = info.n_tokens - info.prompt_tokens;
   const int64_t pages = (info.n_tokens + page_size - 1) / page_size;
   const int64_t kv = 2 * info.n_tokens * info.n_kv_heads * info.head_dim;
@@ -111,13 +114,12 @@ SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& b
   for (size_t t = 0; t < spec.traces.size(); ++t) {
     const ReplayTrace& trace = spec.traces[t];
     const TraceInfo& info = trace.info;
-    // The CPU widens what is stored; a device keeps it as it is.
-    const int64_t stored = on_device ? size_of(trace.dtype) : real;
     const int64_t layer_stored =
         (2 * info.n_tokens * info.n_kv_heads + (info.n_tokens - info.prompt_tokens) * info.n_q_heads) *
         info.head_dim;
     // Reading and widening a layer holds it once more, in both types.
-    reading_most = std::max(reading_most, layer_stored * (size_of(trace.dtype) + (on_device ? 0 : real)));
+    for (const DType dtype : trace.dtypes)
+      reading_most = std::max(reading_most, layer_stored * (size_of(dtype) + (on_device ? 0 : real)));
 
     std::set<int64_t> layers;
     std::set<std::tuple<int64_t, int64_t>> caches;           // layer, page size
@@ -127,20 +129,22 @@ SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& b
       if (point.trace != t) continue;
       const ReplayShape shape = replay_shape(trace, point);
       const auto selector = make_selector(point.method.selector, point.method.parameters);
-      const LayerSizes sizes = sizes_of(trace, shape.page_size, shape.n_units, real, stored);
-      const int64_t capacity = selector->list_capacity(trace.last_position());
+      const int64_t capacity = selector->list_capacity(trace.first_position, trace.last_position());
       const auto n_layers = static_cast<double>(point.layers.size());
       const auto mean_context = static_cast<double>((trace.first_position + trace.last_position()) / 2 + 1);
       const auto per_token = static_cast<double>(4 * info.n_q_heads * info.head_dim);
       const auto steps = static_cast<double>(trace.n_steps);
 
       if (plan.measure_fidelity) {
+        int64_t reference = 0;
         for (const int64_t layer : point.layers) {
+          const LayerSizes sizes = sizes_of(backend, trace, layer, shape.page_size, shape.n_units);
+          reference = sizes.reference;
           if (layers.insert(layer).second) {
             kept += sizes.layer + sizes.reference;
             total.seconds += steps * mean_context * per_token / rates.flops_per_second;
             if (caches.insert({layer, 16}).second)
-              kept += sizes_of(trace, 16, shape.n_units, real, stored).cache;
+              kept += sizes_of(backend, trace, layer, 16, shape.n_units).cache;
           }
           if (caches.insert({layer, shape.page_size}).second) kept += sizes.cache;
           if (masses.insert({layer, shape.page_size, shape.n_units}).second) {
@@ -151,7 +155,7 @@ SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& b
         const int64_t row = shape.window * info.n_q_heads * (info.head_dim + 1) * real +
                             shape.n_units * ((info.n_tokens + shape.page_size - 1) / shape.page_size) * real +
                             shape.n_units * capacity * 4 * static_cast<int64_t>(sizeof(int32_t));
-        const int64_t outputs = (shape.window > 1 ? 2 : 1) * sizes.reference;
+        const int64_t outputs = (shape.window > 1 ? 2 : 1) * reference;
         scratch_most = std::max(scratch_most, std::min(steps_per_block(row), trace.n_steps) * row + outputs);
         const auto attended =
             static_cast<double>(std::min(capacity * shape.page_size, trace.last_position() + 1));
@@ -172,8 +176,11 @@ SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& b
             static_cast<double>(plan.batch * capacity * shape.page_size * shape.window) * per_token /
                 rates.flops_per_second;
         total.seconds += n_layers * measured * step_seconds;
-        scratch_most = std::max(
-            scratch_most, plan.batch * (sizes.layer + sizes.cache + layer_stored * size_of(trace.dtype)));
+        for (const int64_t layer : point.layers) {
+          const LayerSizes sizes = sizes_of(backend, trace, layer, shape.page_size, shape.n_units);
+          const int64_t read = layer_stored * size_of(trace.dtype_of(layer));
+          scratch_most = std::max(scratch_most, plan.batch * (sizes.layer + sizes.cache + read));
+        }
       }
     }
     kept_most = std::max(kept_most, kept);

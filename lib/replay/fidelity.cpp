@@ -26,7 +26,7 @@ class LayerReplay {
         mass_(residency.page_mass(point.layers[layer], selector_->page_size(), policy_.unit)) {
     const int64_t units = layer_->units(policy_.unit), heads = layer_->n_q_heads, d = layer_->head_dim;
     const int64_t pages = cache_->max_pages;
-    capacity_ = selector_->list_capacity(trace.last_position());
+    capacity_ = selector_->list_capacity(trace.first_position, trace.last_position());
     const int64_t step_bytes = window_ * heads * (d + 1) * backend.real_bytes() +
                                units * pages * backend.real_bytes() +
                                units * capacity_ * 4 * static_cast<int64_t>(sizeof(int32_t));
@@ -169,7 +169,7 @@ ReplayShape replay_shape(const ReplayTrace& trace, const ReplayPoint& point) {
   shape.head_dim = trace.info.head_dim;
   shape.page_size = selector->page_size();
   shape.window = retro_window(point.method.parameters);
-  shape.element_bytes = size_of(trace.dtype);
+  for (const int64_t layer : point.layers) shape.element_bytes.push_back(size_of(trace.dtype_of(layer)));
   shape.metadata_elements_per_page = selector->metadata_elements_per_page(trace.info.head_dim);
   shape.has_scores = selector->has_scores();
   return shape;

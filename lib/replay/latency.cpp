@@ -31,7 +31,7 @@ class StepReplay {
     const int64_t units = layer_->units(policy_.unit), heads = layer_->n_q_heads, d = layer_->head_dim;
     int64_t capacity = 1;
     for (const ReplayTrace* trace : batch)
-      capacity = std::max(capacity, selector_->list_capacity(trace->last_position()));
+      capacity = std::max(capacity, selector_->list_capacity(trace->first_position, trace->last_position()));
     scores_ = backend.make_tensor<float, 3>({n, units, cache_->max_pages});
     lists_ = {backend.make_tensor<int32_t, 3>({n, units, capacity}),
               backend.make_tensor<int32_t, 2>({n, units})};

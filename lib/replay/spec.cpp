@@ -30,7 +30,7 @@ ReplayTrace open_trace(const SweepPlan& plan, const TraceFile& named) {
   trace.info = reader.info();
   trace.digest = file_digest(named.file);
   trace.layers = resolve_layers(plan, trace.info, trace.name);
-  trace.dtype = reader.dtype(trace.layers.front());
+  for (const int64_t layer : trace.layers) trace.dtypes.push_back(reader.dtype(layer));
 
   const int64_t available = trace.info.n_decode_steps();
   if (plan.steps.from >= available)
@@ -60,12 +60,14 @@ ReplayPoint place(const SweepPlan& plan, const ReplaySpec& spec, size_t trace_in
         "{}: method '{}': no sparse layer is left: trace {} is asked for layers {}, and dense_layers is {}; "
         "lower dense_layers or ask for later layers",
         plan.file.string(), method.name, trace.name, fmt::join(trace.layers, ", "), dense_layers));
-  const std::string refusal =
-      backend.unsupported(trace.dtype, trace.info.head_dim, trace.info.n_q_heads / trace.info.n_kv_heads,
-                          method.parameters.integer("page_size"), retro_window(method.parameters));
-  if (!refusal.empty())
-    throw EnvironmentError(fmt::format("{}: method '{}' on {}: {}", plan.file.string(), method.name,
-                                       backend.device_name(), refusal));
+  for (const int64_t layer : point.layers) {
+    const std::string refusal = backend.unsupported(
+        trace.dtype_of(layer), trace.info.head_dim, trace.info.n_q_heads / trace.info.n_kv_heads,
+        method.parameters.integer("page_size"), retro_window(method.parameters));
+    if (!refusal.empty())
+      throw EnvironmentError(fmt::format("{}: method '{}' on {}: {}", plan.file.string(), method.name,
+                                         backend.device_name(), refusal));
+  }
   point.id = point_id(method, plan.steps, trace.layers, trace.digest);
   return point;
 }
@@ -87,15 +89,19 @@ void check_batch(const SweepPlan& plan, const ReplaySpec& spec) {
   for (const ReplayTrace& other : spec.traces) {
     const TraceInfo &a = first.info, &b = other.info;
     if (a.n_q_heads != b.n_q_heads || a.n_kv_heads != b.n_kv_heads || a.head_dim != b.head_dim ||
-        a.softmax_scale != b.softmax_scale || first.dtype != other.dtype || first.layers != other.layers)
+        a.softmax_scale != b.softmax_scale || first.layers != other.layers || first.dtypes != other.dtypes)
       throw ConfigError(
-          fmt::format("{}: batch: {} cannot batch traces {} and {}: heads, head_dim, scale, type or layers "
-                      "differ; use batch: 1",
+          fmt::format("{}: batch: {} cannot batch traces {} and {}: heads, head_dim, scale, layers or their "
+                      "types differ; use batch: 1",
                       plan.file.string(), plan.batch, first.name, other.name));
   }
 }
 
 }  // namespace
+
+DType ReplayTrace::dtype_of(int64_t layer) const {
+  return dtypes.at(static_cast<size_t>(std::find(layers.begin(), layers.end(), layer) - layers.begin()));
+}
 
 ReplaySpec resolve(const SweepPlan& plan, const Backend& backend) {
   ReplaySpec spec;

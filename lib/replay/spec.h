@@ -19,12 +19,14 @@ struct ReplayTrace {
   TraceInfo info;
   std::string digest;           ///< SHA-256 of the file
   std::vector<int64_t> layers;  ///< model indices of the layers asked for
-  DType dtype = DType::float32;
-  int64_t first_position = 0;  ///< of the first replayed step
+  std::vector<DType> dtypes;    ///< storage types of these layers; they may differ
+  int64_t first_position = 0;   ///< of the first replayed step
   int64_t n_steps = 0;
   int64_t last_position() const { return first_position + n_steps - 1; }
   /// The first replayed step, counted from the end of the prompt as in the configuration.
   int64_t first_step() const { return first_position - info.prompt_tokens; }
+  /// Storage type of one of `layers`.
+  DType dtype_of(int64_t layer) const;
 };
 
 /// A point of the sweep on one trace.

@@ -10,6 +10,7 @@ namespace hindsight::test {
 namespace {
 
 class GpuScores : public GpuTest<::testing::TestWithParam<int>> {};
+class GpuSmallMass : public GpuTest<> {};
 
 std::vector<float> run_scores(Resident& on, const std::vector<BlockStep>& steps, UnitPolicy policy,
                               bool round_to_storage) {
@@ -51,6 +52,27 @@ TEST_P(GpuScores, RoundedScoresAreInTheStorageType) {
     ASSERT_EQ(score, round_to(shape.dtype, score));
 }
 
+// Without saturation these would be infinite, the negative ones as if the page did not exist, and sums NaN.
+TEST_P(GpuScores, RoundedScoresOfExistingPagesAreFinite) {
+  BatchShape shape = random_batch_shape(static_cast<uint64_t>(GetParam()) + 2700, 200);
+  shape.dtype = DType::float16;
+  shape.query_norm = 5000;
+  const auto batch = random_batch(shape);
+  Resident cuda(*cuda_, batch, shape.page_size), oracle(*oracle_, batch, shape.page_size);
+  const auto steps = steps_of(shape, Layout::runs, 5, 1);
+  const std::vector<float> per_head = run_scores(cuda, steps, {Unit::per_query_head, Combine::mean}, true);
+  EXPECT_EQ(*std::max_element(per_head.begin(), per_head.end()), 65504.0f);
+  for (const UnitPolicy policy :
+       {UnitPolicy{Unit::per_query_head, Combine::mean}, UnitPolicy{Unit::per_kv_head, Combine::sum},
+        UnitPolicy{Unit::per_kv_head, Combine::max}}) {
+    Tolerance tolerance = rounded_score_tolerance(shape.dtype);
+    // Scores of opposite signs cancel: what is left has the error of the largest.
+    tolerance.absolute = 65504.0 * tolerance.relative * static_cast<double>(shape.group);
+    expect_close("scores", run_scores(cuda, steps, policy, true), run_scores(oracle, steps, policy, true),
+                 tolerance);
+  }
+}
+
 TEST_P(GpuScores, TrueMassEqualsOracle) {
   const BatchShape shape = random_batch_shape(static_cast<uint64_t>(GetParam()) + 3000, 500);
   const auto batch = random_batch(shape);
@@ -68,6 +90,21 @@ TEST_P(GpuScores, TrueMassEqualsOracle) {
     for (const Unit unit : {Unit::per_kv_head, Unit::per_query_head})
       expect_close("mass", run(cuda, steps_of(shape, layout, 70, 1), unit),
                    run(oracle, steps_of(shape, layout, 70, 1), unit), attention_tolerance);
+}
+
+// Below the smallest normal number both backends say 0, and so load the same pages: the lower ones.
+TEST_F(GpuSmallMass, RanksAsTheCpuDoes) {
+  std::vector<float> logits;
+  for (const float logit : {-95.0f, -100.0f, -90.0f, 0.0f, -80.0f, -200.0f})
+    logits.insert(logits.end(), 16, logit);
+  const auto cpu = make_cpu_backend();
+  for (const int32_t k : {1, 2, 3, 4, 5}) {
+    const RankedMass actual = rank_by_mass(*cuda_, logits, 16, k),
+                     expected = rank_by_mass(*cpu, logits, 16, k);
+    EXPECT_EQ(actual.best, expected.best) << "k = " << k;
+    for (const int64_t page : {0, 1, 2, 5}) EXPECT_EQ(actual.mass[page], 0) << "page " << page;
+    EXPECT_GT(actual.mass[4], 0);
+  }
 }
 
 TEST_P(GpuScores, RandomScoresAreTheSameNumbers) {

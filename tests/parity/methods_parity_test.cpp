@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 
+#include "support/named_backend.h"
 #include "support/replay_case.h"
 
 namespace hindsight::test {
@@ -41,15 +41,8 @@ class MethodParity : public ::testing::TestWithParam<ParityCase> {};
 TEST_P(MethodParity, MetricsAreThoseOfTheOracle) {
   const ParityCase& c = GetParam();
   std::unique_ptr<Backend> backend;
-  if (c.backend == "cuda") {
-    if (cuda_device_count() == 0) {
-      ASSERT_EQ(std::getenv("HINDSIGHT_REQUIRE_GPU"), nullptr) << "a GPU was asked for and there is none";
-      GTEST_SKIP() << "no CUDA device";
-    }
-    backend = make_cuda_backend(0);
-  } else {
-    backend = make_cpu_backend();
-  }
+  make_named_backend(c.backend, backend);
+  if (!backend) return;
   const TempDir dir;
   // head_dim 64 is the least that the CUDA backend takes; the window reaches across the end of the sequence.
   write_small_trace(dir / "t.h5", {.n_tokens = 131,

@@ -52,6 +52,26 @@ inline LayerTensors random_layer(const CaseShape& shape) {
   return layer;
 }
 
+/// One head whose query at the last position, the only one, meets token t with the logit logits[t].
+inline LayerTensors layer_of_logits(const std::vector<float>& logits, int64_t head_dim = 64) {
+  LayerTensors layer;
+  layer.n_tokens = static_cast<int64_t>(logits.size());
+  layer.q_start = layer.n_tokens - 1;
+  layer.n_q_heads = layer.n_kv_heads = 1;
+  layer.head_dim = head_dim;
+  layer.softmax_scale = 1;
+  std::vector<float> keys(logits.size() * static_cast<size_t>(head_dim), 0.0f);
+  for (size_t token = 0; token < logits.size(); ++token) keys[token * head_dim] = logits[token];
+  std::vector<float> query(static_cast<size_t>(head_dim), 0.0f);
+  query[0] = 1;
+  layer.k.resize(keys.size() * sizeof(float));
+  from_float(DType::float32, keys, layer.k);
+  layer.v = layer.k;
+  layer.q.resize(query.size() * sizeof(float));
+  from_float(DType::float32, query, layer.q);
+  return layer;
+}
+
 /// A layer widened to double.
 struct WideLayer {
   explicit WideLayer(const LayerTensors& tensors) : t(tensors), k(widen(t.k)), v(widen(t.v)), q(widen(t.q)) {}

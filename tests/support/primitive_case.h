@@ -169,6 +169,25 @@ Tensor<float, Rank> uploaded(Backend& backend, const std::array<int64_t, Rank>& 
   return tensor;
 }
 
+/// True mass of the pages of the one step of layer_of_logits, and the k best of them.
+struct RankedMass {
+  std::vector<float> mass;
+  std::vector<int32_t> best;
+};
+inline RankedMass rank_by_mass(Backend& backend, const std::vector<float>& logits, int64_t page_size,
+                               int32_t k) {
+  Resident on(backend, {layer_of_logits(logits)}, page_size);
+  const Block block = backend.make_block({{0, static_cast<int32_t>(logits.size()) - 1, 0, 1}});
+  const auto out = poisoned<3>(backend, {1, 1, on.layer->head_dim});
+  const auto lse = poisoned<2>(backend, {1, 1});
+  backend.dense(*on.layer, *on.cache, block, out, lse);
+  const auto mass = poisoned<3>(backend, {1, 1, on.cache->max_pages});
+  backend.page_mass(*on.layer, *on.cache, block, Unit::per_kv_head, lse, mass);
+  const PageLists lists{filled<3>(backend, {1, 1, k}, -9), filled<2>(backend, {1, 1}, -9)};
+  backend.select_top_k(*on.cache, block, mass, {&k, 1}, Newest::competes, lists);
+  return {backend.to_host(mass), backend.to_host(lists.pages)};
+}
+
 /// Page lists as host arrays.
 struct HostLists {
   int64_t n = 0, units = 0, capacity = 0;

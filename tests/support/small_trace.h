@@ -4,8 +4,10 @@
 #include <cmath>
 #include <filesystem>
 #include <random>
+#include <string>
 #include <vector>
 
+#include "hdf5/hdf5.h"
 #include "trace/trace_writer.h"
 
 namespace hindsight::test {
@@ -52,6 +54,14 @@ inline void write_small_trace(const std::filesystem::path& file, const SmallTrac
     writer.write_q(layer, trace.q_start, trace.n_tokens - trace.q_start, q.data());
   }
   writer.finish();
+}
+
+/// Replaces a layer of a trace file by that of another one, whose type may differ.
+inline void take_layer(const std::filesystem::path& file, const std::filesystem::path& other, int64_t layer) {
+  const std::string group = "/layers/" + std::to_string(layer);
+  const h5::Id target = h5::open_file_to_change(file), source = h5::open_file(other);
+  h5::remove_link(target, group);
+  h5::check(H5Ocopy(source, group.c_str(), target, group.c_str(), H5P_DEFAULT, H5P_DEFAULT), "copying");
 }
 
 }  // namespace hindsight::test

@@ -186,6 +186,7 @@ class CpuBackend final : public Backend {
   }
   void select_top_k(const KvCache& cache, const Block& block, Tensor<float, 3> scores,
                     std::span<const int32_t> k, Newest newest, PageLists lists) override {
+    require_selectable(cache.page_size, block, scores, k, newest, lists);
     cpu::select_top_k(cache.page_size, block, reals<Real>(scores), k, newest, lists.pages.view(),
                       lists.count.view());
   }

@@ -101,9 +101,10 @@ void page_mass(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const B
           const int64_t i = tile.begin + r / group, q_head = kv_head * group + r % group;
           const int64_t u = unit == Unit::per_kv_head ? kv_head : q_head;
           const int64_t tokens = block.steps[i].position + 1;
+          exponentials_in_place(logits.row(r).data(), tokens, lse(i, q_head));
           for (int64_t page = 0; page * p < tokens; ++page) {
             const int64_t count = std::min(p, tokens - page * p);
-            const Real sum = (logits.row(r).segment(page * p, count).array() - lse(i, q_head)).exp().sum();
+            const Real sum = logits.row(r).segment(page * p, count).sum();
             // The first head of a unit finds -inf there.
             Real& target = mass(i, u, page);
             target = target == minus_infinity<Real>() ? sum : target + sum;

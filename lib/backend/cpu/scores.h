@@ -34,7 +34,7 @@ void score_pages(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const
         head_scores.col(whole).noalias() = split_queries * newest.transpose();
         if (round_to_storage)
           head_scores = head_scores.unaryExpr([&](Real score) {
-            return static_cast<Real>(round_to(layer.dtype, static_cast<float>(score)));
+            return static_cast<Real>(round_to_finite(layer.dtype, static_cast<float>(score)));
           });
 
         if (policy.unit == Unit::per_query_head) {

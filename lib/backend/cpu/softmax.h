@@ -6,6 +6,17 @@
 
 namespace hindsight::cpu {
 
+/// Turns `n` values x into exp(x - shift); what is below the smallest normal number is exactly 0, exp(-inf)
+/// with it. Eigen's vectors end above 0, at about 3e-39 in float, and a row's tail does not: pages far below
+/// the others would rank by their place in the row, and otherwise than on other backends.
+template <class Real>
+void exponentials_in_place(Real* values, int64_t n, Real shift) {
+  Eigen::Map<Eigen::Array<Real, Eigen::Dynamic, 1>> row(values, n);
+  row = (row - shift).exp();
+  for (int64_t i = 0; i < n; ++i)
+    values[i] = values[i] < std::numeric_limits<Real>::min() ? Real(0) : values[i];
+}
+
 /// Turns a row of `n` logits into softmax weights; returns the LSE. Masked tokens carry -inf. All masked:
 /// weights 0, LSE -inf.
 template <class Real>
@@ -16,7 +27,7 @@ Real softmax_in_place(Real* logits, int64_t n) {
     row.setZero();
     return largest;
   }
-  row = (row - largest).exp();
+  exponentials_in_place(logits, n, largest);
   const Real sum = row.sum();
   row /= sum;
   return largest + std::log(sum);

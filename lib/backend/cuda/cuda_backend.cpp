@@ -271,14 +271,7 @@ void CudaBackend::random_scores(const Layer& layer, const KvCache& cache, const 
 void CudaBackend::select_top_k(const KvCache& cache, const Block& block, Tensor<float, 3> scores,
                                std::span<const int32_t> k, Newest newest, PageLists lists) {
   const nvtx3::scoped_range range_name{"select_top_k"};
-  require(static_cast<int64_t>(k.size()) == block.size(), "select_top_k needs a k per row");
-  for (int64_t i = 0; i < block.size(); ++i) {
-    const int64_t pages = block.steps[i].position / cache.page_size + 1;
-    const int64_t wanted = k[i] + (newest == Newest::extra ? 1 : 0);
-    const int64_t listed = std::min(pages, std::max<int64_t>(wanted, newest == Newest::competes ? 0 : 1));
-    require(listed <= lists.pages.shape[2], "page lists are too short for k");
-    require(pages <= scores.shape[2], "a row has more pages than scores");
-  }
+  require_selectable(cache.page_size, block, scores, k, newest, lists);
   const auto bytes = static_cast<int64_t>(k.size_bytes());
   void* const k_on_device = arguments_.at_least(bytes);
   staging_.upload(k_on_device, k.data(), bytes);

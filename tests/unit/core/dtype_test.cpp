@@ -32,6 +32,20 @@ TEST(DTypeTest, Bfloat16RoundsToNearestEven) {
   EXPECT_TRUE(std::isnan(round_to(DType::bfloat16, std::numeric_limits<float>::signaling_NaN())));
 }
 
+TEST(DTypeTest, SaturatesToTheLargestFiniteValue) {
+  const float infinity = std::numeric_limits<float>::infinity(), largest = std::numeric_limits<float>::max();
+  EXPECT_EQ(round_to_finite(DType::float16, 1e6f), 65504.0f);
+  EXPECT_EQ(round_to_finite(DType::float16, -65520.0f), -65504.0f);
+  EXPECT_EQ(round_to_finite(DType::float16, -infinity), -65504.0f);
+  EXPECT_EQ(round_to_finite(DType::bfloat16, largest), 0x1.fep127f);
+  EXPECT_EQ(round_to_finite(DType::bfloat16, -infinity), -0x1.fep127f);
+  EXPECT_EQ(round_to_finite(DType::float32, infinity), largest);
+  // Elsewhere it is rounding.
+  EXPECT_EQ(round_to_finite(DType::float16, 1.0f + 0x1.8p-10f), 1.0f + 0x1.0p-9f);
+  EXPECT_EQ(round_to_finite(DType::float16, 65519.0f), 65504.0f);
+  EXPECT_EQ(round_to_finite(DType::bfloat16, -3.0f), -3.0f);
+}
+
 TEST(DTypeTest, EveryFloat16SurvivesARoundTrip) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const auto stored = static_cast<uint16_t>(bits);

@@ -146,6 +146,22 @@ TEST_F(FidelityReplay, BytesAreCountedFromShapes) {
   EXPECT_EQ(series(measured, "flops").values[at], 4 * d * 4 * 4 * tokens + 2 * (7 * 2 * 2 * d) * 2);
 }
 
+TEST_F(FidelityReplay, BytesAreThoseOfTheLayersOwnType) {
+  write_small_trace(dir_ / "wide.h5",
+                    {.n_tokens = 150, .prompt_tokens = 70, .dtype = DType::float32, .q_start = 70});
+  take_layer(dir_ / "t.h5", dir_ / "wide.h5", 3);
+  const Measurements measured = measure("quest", {{"budget.ratio", 1.0}, {"retro.window", int64_t{4}}});
+  // Step 40 of layer 2 in bfloat16 and of layer 3 in float32: 111 tokens in 7 pages of 2 KV heads.
+  const int64_t d = 16, at = 40 * 2;
+  for (const int64_t layer : {0, 1}) {
+    const int64_t element = layer == 0 ? 2 : 4;
+    EXPECT_EQ(series(measured, "bytes_kv").values[at + layer], 2 * 111 * 2 * d * element);
+    EXPECT_EQ(series(measured, "bytes_metadata").values[at + layer], 7 * 2 * 2 * d * element);
+    EXPECT_EQ(series(measured, "bytes_output_cache").values[at + layer],
+              3 * 4 * (d * element + 2 * (d + 1) * 4));
+  }
+}
+
 TEST_F(FidelityReplay, OverlapIsUndefinedAtTheFirstStepOnly) {
   const Measurements measured = measure("quest", {{"budget.ratio", 0.2}});
   const std::vector<double>& overlap = series(measured, "page_overlap").values;

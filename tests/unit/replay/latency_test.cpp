@@ -6,9 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 
 #include "core/error.h"
+#include "support/named_backend.h"
 #include "support/replay_case.h"
 
 namespace hindsight::test {
@@ -16,17 +16,7 @@ namespace {
 
 class LatencyReplay : public ::testing::TestWithParam<std::string> {
  protected:
-  void SetUp() override {
-    if (GetParam() == "cpu") {
-      backend_ = make_cpu_backend();
-      return;
-    }
-    if (cuda_device_count() == 0) {
-      ASSERT_EQ(std::getenv("HINDSIGHT_REQUIRE_GPU"), nullptr) << "a GPU was asked for and there is none";
-      GTEST_SKIP() << "no CUDA device";
-    }
-    backend_ = make_cuda_backend(0);
-  }
+  void SetUp() override { make_named_backend(GetParam(), backend_); }
 
   ReplaySpec spec(const std::vector<MethodPoint>& points, int64_t batch = 1, StepRange steps = {}) {
     SweepPlan plan;
@@ -104,6 +94,16 @@ TEST_P(LatencyReplay, StepsAreCountedFromTheEndOfThePrompt) {
 
 TEST_P(LatencyReplay, TracesOfDifferentModelsAreNotBatched) {
   write_traces(8);
+  EXPECT_NO_THROW(spec({method_point("dense", {})}));
+  EXPECT_THROW(spec({method_point("dense", {})}, 2), ConfigError);
+}
+
+TEST_P(LatencyReplay, TracesThatStoreALayerDifferentlyAreNotBatched) {
+  write_traces();
+  write_small_trace(
+      dir_ / "wide.h5",
+      {.n_tokens = 97, .prompt_tokens = 60, .head_dim = 64, .dtype = DType::float32, .q_start = 60});
+  take_layer(dir_ / "b.h5", dir_ / "wide.h5", 3);
   EXPECT_NO_THROW(spec({method_point("dense", {})}));
   EXPECT_THROW(spec({method_point("dense", {})}, 2), ConfigError);
 }
