@@ -85,7 +85,7 @@ TEST_P(BudgetCrossing, StepsDoNotDependOnThoseReplayedAfterThem) {
 TEST_P(BudgetCrossing, LatencyIsMeasuredOnBothSides) {
   for (const int64_t window : windows()) {
     SweepPlan plan;
-    plan.traces = {dir_ / "t.h5"};
+    plan.traces = {{dir_ / "t.h5", "t.h5", "test"}};
     plan.points = {point(window)};
     plan.measure_latency = true;
     const ReplaySpec spec = resolve(plan, *backend_);
