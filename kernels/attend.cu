@@ -81,14 +81,6 @@ __global__ __launch_bounds__(kMmaThreads<R>) void attend_mma_kernel(
                            blockIdx.z, gridDim.z, target);
 }
 
-/// Calls f(integral_constant<R>) with the tile of tensor cores that holds the rows best.
-template <class F>
-cudaError_t dispatch_mma_rows(int rows, F&& f) {
-  if (rows <= 16) return f(std::integral_constant<int, 16>{});
-  if (rows <= 32) return f(std::integral_constant<int, 32>{});
-  return f(std::integral_constant<int, 64>{});
-}
-
 }  // namespace
 
 SplitPlan plan_attend(const AttendParams& params, int32_t multiprocessors) {

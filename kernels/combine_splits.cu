@@ -54,7 +54,7 @@ int32_t attention_shared_bytes(int32_t head_dim) {
 }
 
 SplitPlan plan_splits(int64_t blocks, int64_t tokens, int64_t items, int head_dim, int multiprocessors) {
-  constexpr int64_t blocks_per_multiprocessor = 3, fewest_tokens = 4 * kTokens, most_splits = 64;
+  constexpr int64_t blocks_per_multiprocessor = 2, fewest_tokens = 4 * kTokens, most_splits = 64;
   const int64_t wanted = blocks_per_multiprocessor * multiprocessors / std::max<int64_t>(blocks, 1);
   const int64_t splits = std::clamp<int64_t>(std::min(wanted, tokens / fewest_tokens), 1, most_splits);
   const int64_t bytes =
