@@ -16,7 +16,7 @@ inline constexpr int kCandidates = 512;  ///< in the bucket of the k-th best, fo
 template <int Threads>
 struct SelectShared {
   int histogram[kBuckets];
-  int candidate[kCandidates];
+  uint64_t candidate[kCandidates];  ///< their ranks
   int warp_total[Threads / 32];
   float warp_smallest[Threads / 32], warp_largest[Threads / 32];
   int bucket, above, n_candidates;
@@ -42,6 +42,7 @@ __device__ uint64_t find_kth_best(const float* scores, int n, int wanted, Select
   static_assert(kBuckets % Threads == 0);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float smallest = INFINITY, largest = -INFINITY;
+#pragma unroll 4
   for (int page = threadIdx.x; page < n; page += Threads) {
     smallest = fminf(smallest, scores[page]);
     largest = fmaxf(largest, scores[page]);
@@ -68,6 +69,7 @@ __device__ uint64_t find_kth_best(const float* scores, int n, int wanted, Select
   const auto bucket_of = [&](float score) {
     return min(kBuckets - 1, max(0, static_cast<int>((score - smallest) * per_score)));
   };
+#pragma unroll 4
   for (int page = threadIdx.x; page < n; page += Threads)
     atomicAdd(&shared.histogram[bucket_of(scores[page])], 1);
   __syncthreads();
@@ -94,19 +96,20 @@ __device__ uint64_t find_kth_best(const float* scores, int n, int wanted, Select
   __syncthreads();
 
   const int bucket = shared.bucket, needed = wanted - shared.above;
+#pragma unroll 4
   for (int page = threadIdx.x; page < n; page += Threads) {
     if (bucket_of(scores[page]) != bucket) continue;
     const int at = atomicAdd(&shared.n_candidates, 1);
-    if (at < kCandidates) shared.candidate[at] = page;
+    if (at < kCandidates) shared.candidate[at] = score_order(scores[page], page);
   }
   __syncthreads();
   const int candidates = shared.n_candidates;
   if (candidates <= kCandidates) {
     for (int x = threadIdx.x; x < candidates; x += Threads) {
-      const uint64_t rank = score_order(scores[shared.candidate[x]], shared.candidate[x]);
+      const uint64_t rank = shared.candidate[x];
       int better = 0;
-      for (int y = 0; y < candidates; ++y)
-        better += score_order(scores[shared.candidate[y]], shared.candidate[y]) > rank;
+#pragma unroll 8
+      for (int y = 0; y < candidates; ++y) better += shared.candidate[y] > rank;
       if (better == needed - 1) shared.threshold = rank;
     }
     __syncthreads();
@@ -133,6 +136,7 @@ __device__ void for_each_selected(const float* scores, int n, uint64_t threshold
   const int rounds = (n + Threads - 1) / Threads, first = warp * rounds * 32 + lane;
   const auto is_selected = [&](int page) { return page < n && score_order(scores[page], page) >= threshold; };
   int own = 0;
+#pragma unroll 4
   for (int round = 0; round < rounds; ++round)
     own += __popc(__ballot_sync(~0u, is_selected(first + round * 32)));
   __syncthreads();  // earlier totals have been read
@@ -140,6 +144,7 @@ __device__ void for_each_selected(const float* scores, int n, uint64_t threshold
   __syncthreads();
   int place = 0;
   for (int w = 0; w < warp; ++w) place += shared.warp_total[w];
+#pragma unroll 4
   for (int round = 0; round < rounds; ++round) {
     const int page = first + round * 32;
     const bool selected = is_selected(page);

@@ -153,11 +153,13 @@ class StepBlock {
   __device__ void run() {
     cluster_arrive();  // 1
     const StepProblem whole{params_, step_, head_, rows_, pages_, 0, last_loaded_};
+    const bool chooses = 0 < taken_ && taken_ < candidates_;
+    if (chooses) look_up_pages();
     load_query_tile<T, D, R>(whole, params_.heads, params_.q, shared_.attention.q);
     uint4 appended[append_pieces];
     if (appends()) read_appended(appended);
-    const bool chooses = 0 < taken_ && taken_ < candidates_;
-    if (chooses) prepare_scoring();
+    __syncthreads();
+    if (chooses) weigh_queries();
     __syncthreads();
     cluster_wait();  // 1
     if (chooses) score();
@@ -245,11 +247,15 @@ class StepBlock {
     return min(first_scored() + ceil_div(newest_page_, cluster_), newest_page_);
   }
 
-  /// Where the block's pages lie, in place of their scores, and the weights of the heads. Sums and means over
-  /// a group are sums of weights: one row.
-  __device__ void prepare_scoring() const {
+  /// Where the block's pages lie, in place of their scores.
+  __device__ void look_up_pages() const {
     for (int page = first_scored() + threadIdx.x; page < scored_end(); page += threads)
       shared_.scores[page] = __int_as_float(static_cast<int>(pool_page(params_.kv, step_.sequence, page)));
+  }
+
+  /// Weights of the heads, whose queries are the first rows of the tile. Sums and means over a group are sums
+  /// of weights: one row.
+  __device__ void weigh_queries() const {
     const int group = params_.heads.n_q_heads / params_.heads.n_kv_heads;
     const int summed = group / scored_heads_;
     const float factor =
@@ -258,8 +264,7 @@ class StepBlock {
       const int h = x / D, c = x % D;
       float positive = 0, negative = 0;
       for (int g = 0; g < summed; ++g) {
-        const float q = to_float(query<T>(params_.q, params_.heads, step_.sequence, step_.position,
-                                          head_ * group + h * summed + g)[c]);
+        const float q = to_float(shared_.attention.q[h * summed + g][c]);
         positive += fmaxf(q, 0.0f);
         negative += fminf(q, 0.0f);
       }
