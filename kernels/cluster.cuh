@@ -13,6 +13,10 @@ inline constexpr int kMaxCluster = 16;
 __device__ inline void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
+/// Says only that the thread has come so far: what it wrote need not be seen.
+__device__ inline void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 __device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 /// Where an address in shared memory lies in block `rank` of the cluster.
@@ -26,6 +30,11 @@ __device__ inline void store_in_cluster(uint32_t address, float value) {
 }
 __device__ inline void store_in_cluster(uint32_t address, float2 value) {
   asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(value.x), "f"(value.y)
+               : "memory");
+}
+__device__ inline void store_in_cluster(uint32_t address, float4 value) {
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x), "f"(value.y),
+               "f"(value.z), "f"(value.w)
                : "memory");
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/mma_attention.cuh"
+#include "kernels/warp_stream.cuh"
 
 namespace hindsight::kernels {
 namespace {
@@ -81,12 +81,33 @@ int32_t attention_shared_bytes(int32_t head_dim) {
   return bytes;
 }
 
-SplitPlan plan_splits(int64_t blocks, int64_t tokens, int64_t items, int head_dim, int multiprocessors) {
-  constexpr int64_t blocks_per_multiprocessor = 2, fewest_tokens = 4 * kTokens, most_splits = kMostSplits;
+bool streams(const Heads& heads, const PagedKv& kv) {
+  bool takes = false;
+  const cudaError_t error = dispatch(heads, [&](auto type, auto head_dim) {
+    using T = typename decltype(type)::type;
+    if constexpr (kMmaTakes<T, head_dim()>) {
+      int device = 0, shared_bytes = 0;
+      cudaError_t status = cudaGetDevice(&device);
+      if (status == cudaSuccess)
+        status = cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+      if (status != cudaSuccess) return status;
+      // Beside it there must be place for the pages of a split.
+      takes = takes_mma(kv) && static_cast<int>(sizeof(StreamShared<T, head_dim()>) +
+                                                kStreamPages * sizeof(StreamPage)) <= shared_bytes;
+    }
+    return cudaSuccess;
+  });
+  return error == cudaSuccess && takes;
+}
+
+SplitPlan plan_splits(const Heads& heads, const PagedKv& kv, int64_t blocks, int64_t tokens, int64_t items,
+                      int multiprocessors) {
+  constexpr int64_t fewest_tokens = 128, most_splits = kMostSplits;
+  const int64_t blocks_per_multiprocessor = streams(heads, kv) ? 1 : 2;
   const int64_t wanted = blocks_per_multiprocessor * multiprocessors / std::max<int64_t>(blocks, 1);
   const int64_t splits = std::clamp<int64_t>(std::min(wanted, tokens / fewest_tokens), 1, most_splits);
   const int64_t bytes =
-      splits == 1 ? 0 : splits * items * (head_dim + 1) * static_cast<int64_t>(sizeof(float));
+      splits == 1 ? 0 : splits * items * (heads.head_dim + 1) * static_cast<int64_t>(sizeof(float));
   return {static_cast<int32_t>(splits), bytes};
 }
 

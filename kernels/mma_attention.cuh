@@ -80,14 +80,19 @@ struct WarpAttention {
   /// Attends to a chunk in shared memory. last_visible: per row g and g + 8, position of the last token that
   /// is visible, relative to the chunk's first.
   __device__ void attend(uint32_t q, uint32_t k, uint32_t v, const int (&last_visible)[2], float scale_log2) {
-    const int lane = threadIdx.x % 32, t = lane % 4;
+    float logit[2][4] = {};
+    multiply_keys(q, k, logit);
+    uint32_t high[4], low[4];
+    weigh(logit, last_visible, scale_log2, high, low);
+    add_values(v, high, low);
+  }
+
+  static __device__ void multiply_keys(uint32_t q, uint32_t k, float (&logit)[2][4]) {
+    const int lane = threadIdx.x % 32;
     constexpr int stride = kMmaStride<D> * sizeof(T);
-    // Rows of the matrices whose addresses a lane gives: of Q, tokens of K, tokens of V.
+    // Rows of the matrices whose addresses a lane gives: of Q, and tokens of K.
     const uint32_t q_at = q + (lane % 16) * stride + lane / 16 * 16;
     const uint32_t k_at = k + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 16;
-    const uint32_t v_at = v + (lane % 16) * stride + lane / 16 * 16;
-
-    float logit[2][4] = {};
 #pragma unroll
     for (int c = 0; c < D / 16; ++c) {
       uint32_t a[4], b[4];
@@ -96,6 +101,12 @@ struct WarpAttention {
       mma(logit[0], a, b[0], b[1], T{});
       mma(logit[1], a, b[2], b[3], T{});
     }
+  }
+
+  /// Logits become weights against the raised maximum: their rounded part, and what rounding left.
+  __device__ void weigh(float (&logit)[2][4], const int (&last_visible)[2], float scale_log2,
+                        uint32_t (&high)[4], uint32_t (&low)[4]) {
+    const int t = threadIdx.x % 4;
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       float largest = -INFINITY;
@@ -115,8 +126,6 @@ struct WarpAttention {
         sum[row] += value;
       }
     }
-    // The weights' rounded part and what rounding left.
-    uint32_t high[4], low[4];
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
       const float w0 = logit[x / 2][x % 2 * 2], w1 = logit[x / 2][x % 2 * 2 + 1];
@@ -124,6 +133,11 @@ struct WarpAttention {
       const float2 rounded = unpack(high[x], T{});
       low[x] = pack(w0 - rounded.x, w1 - rounded.y, T{});
     }
+  }
+
+  __device__ void add_values(uint32_t v, const uint32_t (&high)[4], const uint32_t (&low)[4]) {
+    const int lane = threadIdx.x % 32;
+    const uint32_t v_at = v + (lane % 16) * kMmaStride<D> * static_cast<int>(sizeof(T)) + lane / 16 * 16;
 #pragma unroll
     for (int c = 0; c < D / 16; ++c) {
       uint32_t b[4];
