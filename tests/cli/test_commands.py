@@ -294,7 +294,7 @@ def peak_memory_stated(words: list[str], cwd: Path) -> float:
 
 
 def peak_memory_taken(words: list[str], cwd: Path) -> float:
-    """Megabytes. A child's high-water mark starts at that of the process it was forked from: a small one measures it."""
+    """Megabytes. A child's high-water mark starts at that of what it was forked from: a small process measures it."""
     measure = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -322,11 +322,12 @@ def test_the_memory_stated_is_right_whatever_takes_most_of_it(tmp_path: Path, me
     # Queries of the whole prompt, stored though none is replayed, are as large as all else of a layer.
     rng = np.random.default_rng(0)
     tokens, steps, heads, head_dim = 4000, 60, {"k": 2, "v": 2, "q": 12}, 128
-    names = {f"layers.{layer}.{name}": n for layer in (2, 3) for name, n in heads.items()}
-    np.savez(
-        tmp_path / "a.npz",
-        **{name: rng.standard_normal((tokens, n, head_dim), np.float32).astype(np.float16) for name, n in names.items()},
-    )
+    arrays = {
+        f"layers.{layer}.{name}": rng.standard_normal((tokens, n, head_dim), np.float32).astype(np.float16)
+        for layer in (2, 3)
+        for name, n in heads.items()
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
     prompt = str(tokens - steps)
     assert hindsight(*"trace convert a.npz -o t.h5 --prompt-tokens".split(), prompt, cwd=tmp_path).returncode == 0
     (tmp_path / "c.yaml").write_text(

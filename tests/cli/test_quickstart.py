@@ -21,7 +21,8 @@ ROUNDING = 1e-6  # "up to rounding": what the error of dense attention in float 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> list[dict[str, str]]:
     result = tmp_path_factory.mktemp("quickstart") / "r.h5"
-    hindsight("run", ROOT / "configs" / "quickstart.yaml", "--device", "cpu", "--set", "measure=[fidelity]", "-o", result)
+    sweep = ROOT / "configs" / "quickstart.yaml"
+    hindsight("run", sweep, "--device", "cpu", "--set", "measure=[fidelity]", "-o", result)
     return list(csv.DictReader(io.StringIO(hindsight("report", result, "--format", "csv").stdout)))
 
 
