@@ -104,7 +104,7 @@ TEST_P(RetroTraps, WindowReachesAcrossBlocks) {
 TEST_P(RetroTraps, SequencesOfABatchAreApart) {
   constexpr int64_t page_size = 16, window = 3, most_steps = 9;
   // Sequences join and leave the batch at their own time, and one of them has a smaller window.
-  const std::vector<int64_t> joins{0, 3, 1}, n_steps{9, 5, 6}, windows{3, 2, 3};
+  const std::vector<int64_t> joins{0, 3, 1}, n_steps{9, 5, 6}, windows{2, 3, 3};
   const std::vector<LayerTensors> batch{random_layer({.n_tokens = 50, .prompt_tokens = 31, .seed = 1}),
                                         random_layer({.n_tokens = 83, .prompt_tokens = 70, .seed = 2}),
                                         random_layer({.n_tokens = 29, .prompt_tokens = 20, .seed = 3})};
