@@ -339,7 +339,8 @@ class PlanLoader {
     }
     for (const auto& [name, method] : named) {
       const std::vector<PathItem> overrides = overrides_under("methods." + name + ".");
-      for (MethodPoint& point : expand_method(method, name, defaults, overrides, catalog_, problems_))
+      for (MethodPoint& point :
+           expand_method(method, name, defaults, overrides, catalog_, Loop::open, problems_))
         plan_.points.push_back(std::move(point));
     }
   }
