@@ -31,9 +31,9 @@ void write_sharded(const RandomModel& model, const fs::path& folder) {
   std::ofstream(folder / "model.safetensors.index.json") << index.dump();
 }
 
-class EveryFamily : public ::testing::TestWithParam<RandomModelShape> {};
+class CheckpointOfFamily : public ::testing::TestWithParam<RandomModelShape> {};
 
-TEST_P(EveryFamily, IsReadBackValueForValue) {
+TEST_P(CheckpointOfFamily, IsReadBackValueForValue) {
   const TempDir dir;
   const RandomModel model(GetParam());
   model.write(dir.path());
@@ -43,7 +43,7 @@ TEST_P(EveryFamily, IsReadBackValueForValue) {
   for (const auto& [name, tensor] : model.tensors) EXPECT_EQ(checkpoint.read(name), tensor.values) << name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, EveryFamily,
+INSTANTIATE_TEST_SUITE_P(Table, CheckpointOfFamily,
                          ::testing::Values(RandomModelShape{}, RandomModelShape{.attention_bias = true},
                                            RandomModelShape{.tied = true, .dtype = DType::bfloat16},
                                            RandomModelShape{.family = "mistral", .dtype = DType::float16},
