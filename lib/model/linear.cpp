@@ -55,9 +55,11 @@ Linear::Linear(std::span<const float> weights, std::span<const float> bias, int6
   }
 }
 
+// Threads are woken for a millisecond of work or more: on a busy machine, waiting for one that has no core
+// takes longer than a small product.
 void Linear::apply(const float* x, int64_t rows, float* y) const {
   const int64_t panels = (outputs_ + lanes - 1) / lanes, blocks = (rows + thread_rows - 1) / thread_rows;
-#pragma omp parallel for collapse(2) schedule(static) if (rows * inputs_ * outputs_ > 1 << 17)
+#pragma omp parallel for collapse(2) schedule(static) if (rows * inputs_ * outputs_ > 1 << 22)
   for (int64_t block = 0; block < blocks; ++block) {
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t first = block * thread_rows, n_rows = std::min(thread_rows, rows - first);

@@ -12,7 +12,7 @@ namespace {
 /// RMS norm (arXiv 1910.07467) of rows of `n` elements, in place or not.
 void rms_norm(const float* x, int64_t rows, int64_t n, const std::vector<float>& weight, double epsilon,
               float* y) {
-#pragma omp parallel for schedule(static) if (rows * n > 1 << 14)
+#pragma omp parallel for schedule(static) if (rows * n > 1 << 18)
   for (int64_t row = 0; row < rows; ++row) {
     double squares = 0;
     for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[row * n + i]) * x[row * n + i];
@@ -38,7 +38,7 @@ std::vector<float> applied(const Linear& linear, std::span<const float> x) {
 /// gate <- silu(gate) * up.
 void gate_in_place(std::vector<float>& gate, const std::vector<float>& up) {
   const auto n = static_cast<int64_t>(gate.size());
-#pragma omp parallel for schedule(static) if (n > 1 << 14)
+#pragma omp parallel for schedule(static) if (n > 1 << 18)
   for (int64_t i = 0; i < n; ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
 }
 

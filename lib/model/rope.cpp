@@ -30,7 +30,7 @@ RotaryEmbedding::RotaryEmbedding(const RopeConfig& config, int64_t head_dim) {
 
 void RotaryEmbedding::rotate(float* rows, std::span<const int32_t> positions, int64_t heads) const {
   const auto n = static_cast<int64_t>(positions.size()), half = static_cast<int64_t>(frequencies_.size());
-#pragma omp parallel for schedule(static) if (n * heads * half > 1 << 14)
+#pragma omp parallel for schedule(static) if (n * heads * half > 1 << 18)
   for (int64_t row = 0; row < n; ++row) {
     for (int64_t pair = 0; pair < half; ++pair) {
       // The angle is rounded to float32, as where the models were trained: at position 2000 another rounding
