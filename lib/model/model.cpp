@@ -49,7 +49,7 @@ void add(const std::vector<float>& from, std::span<float> to) {
 }  // namespace
 
 Model::Model(const Checkpoint& checkpoint)
-    : config_(checkpoint.config()), digest_(checkpoint.digest()), rope_(config_.rope, config_.head_dim) {
+    : config_(checkpoint.config()), rope_(config_.rope, config_.head_dim) {
   embedding_ = checkpoint.read("model.embed_tokens.weight");
   final_norm_ = checkpoint.read("model.norm.weight");
   head_ = Linear(config_.tied_embeddings ? embedding_ : checkpoint.read("lm_head.weight"), {},

@@ -31,7 +31,6 @@ class Model {
   explicit Model(const Checkpoint& checkpoint);
 
   const ModelConfig& config() const { return config_; }
-  const std::string& digest() const { return digest_; }  ///< Checkpoint::digest()
   int64_t bytes() const;
 
   /// [n, hidden] of n tokens. Throws std::out_of_range for a token that the vocabulary lacks.
@@ -45,7 +44,6 @@ class Model {
 
  private:
   ModelConfig config_;
-  std::string digest_;
   RotaryEmbedding rope_;
   std::vector<float> embedding_;  ///< [vocabulary, hidden]
   std::vector<float> final_norm_;

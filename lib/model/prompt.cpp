@@ -64,7 +64,7 @@ Tensor<float, 3> on_backend(Backend& backend, std::span<const float> rows, int64
 }
 
 Prompt prefill(const Model& model, Backend& backend, std::span<const int32_t> tokens,
-               const RowObserver& observer, const std::function<void()>& between_chunks) {
+               PrefillObserver* observer) {
   if (tokens.empty()) throw std::invalid_argument("a prompt has at least one token");
   const ModelConfig& config = model.config();
   Prompt prompt;
@@ -76,17 +76,18 @@ Prompt prefill(const Model& model, Backend& backend, std::span<const int32_t> to
     layers.emplace_back(backend, layer_shape(config, layer), prompt.n_tokens);
 
   for (int64_t first = 0; first < prompt.n_tokens; first += chunk_tokens) {
-    if (between_chunks) between_chunks();
+    if (observer) observer->on_chunk(first);
     const int64_t n = std::min(chunk_tokens, prompt.n_tokens - first);
     std::vector<int32_t> positions(static_cast<size_t>(n));
     std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
     std::vector<float> x = model.embed(tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(n)));
     for (int64_t layer = 0; layer < config.n_layers; ++layer) {
       const Projected rows = model.project(layer, x, positions);
-      if (observer) observer(layer, first, rows);
+      if (observer) observer->on_projected(layer, first, rows);
       prompt.k[layer].insert(prompt.k[layer].end(), rows.k.begin(), rows.k.end());
       prompt.v[layer].insert(prompt.v[layer].end(), rows.v.begin(), rows.v.end());
       model.finish_layer(layer, layers[layer].attend(first, rows), x);
+      if (observer) observer->on_layer(layer, first, x);
     }
     if (first + n == prompt.n_tokens)
       prompt.logits = model.logits(std::span(x).last(static_cast<size_t>(config.hidden)));

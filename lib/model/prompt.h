@@ -3,7 +3,6 @@
 // starts from, so it is computed once for all of them.
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -19,13 +18,21 @@ struct Prompt {
   int64_t bytes() const;
 };
 
-/// Sees the rows of a layer as they are computed, those of positions from first_position on.
-using RowObserver = std::function<void(int64_t layer, int64_t first_position, const Projected& rows)>;
+/// Sees rows as they are computed, in chunks: those of positions from first_position on.
+class PrefillObserver {
+ public:
+  virtual ~PrefillObserver() = default;
+  /// What attention of the layer works on.
+  virtual void on_projected(int64_t /*layer*/, int64_t /*first_position*/, const Projected& /*rows*/) {}
+  /// The residual stream [n, hidden] after the layer.
+  virtual void on_layer(int64_t /*layer*/, int64_t /*first_position*/, std::span<const float> /*rows*/) {}
+  /// A chunk begins; what it throws ends the prefill.
+  virtual void on_chunk(int64_t /*first_position*/) {}
+};
 
 /// Runs the tokens through the model in chunks. Throws std::invalid_argument where there is none.
-/// `between_chunks` may throw to end it.
 Prompt prefill(const Model& model, Backend& backend, std::span<const int32_t> tokens,
-               const RowObserver& observer = {}, const std::function<void()>& between_chunks = {});
+               PrefillObserver* observer = nullptr);
 
 /// What of a model's layer attention depends on.
 LayerShape layer_shape(const ModelConfig& config, int64_t layer);
