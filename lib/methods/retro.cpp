@@ -36,10 +36,11 @@ MethodDoc retro_refinement() {
           "retro.query", "recomputed", {"recomputed", "original"},
           "query that a past position attends with: of its revised input, or as first computed",
           "RetroAttention, section 3 (recomputed); our choice (original)"),
-      closed_loop_choice("retro.refresh", "merge", {"merge", "recompute"},
-                         "a past output is merged with what is newly shown, or computed again over all it was "
-                         "shown",
-                         "RetroAttention, section 3 (merge); our choice (recompute)"),
+      closed_loop_choice(
+          "retro.refresh", "merge", {"merge", "recompute"},
+          "a past output is merged with what is newly shown, or computed again over all it was "
+          "shown",
+          "RetroAttention, section 3 (merge); our choice (recompute)"),
       closed_loop_choice("retro.summaries", "recompute", {"recompute", "widen"},
                          "summaries of pages whose keys are overwritten: made again, or widened",
                          "our choice")};
