@@ -41,6 +41,10 @@ struct ListedPage {
 template <int D>
 inline constexpr int kWeightStride = 2 * D + (D / 4 % 8 == 4 ? 0 : 32);
 
+/// Rows of summaries have room to exchange halves of a bank's width between odd and even pages.
+template <int D>
+inline constexpr int kSummaryStride = (2 * D + 63) / 64 * 64;
+
 template <class T, int D, int R>
 struct StepShared {
   alignas(16) T q[R][kMmaStride<D>];
@@ -49,6 +53,7 @@ struct StepShared {
     struct {
       alignas(16) T weights[kMaxGroup][kWeightStride<D>];  ///< of scoring
       SelectShared<kStepThreads> select;
+      alignas(16) T summaries[kStepWarps][2][8][kSummaryStride<D>];  ///< two times eight pages a warp
     };
   };
   float2 warp_state[kStepWarps][16];  ///< maximum (base 2) and sum of a warp's rows
@@ -94,6 +99,8 @@ class StepBlock {
   __device__ void run() {
     cluster_arrive_relaxed();  // 1
     const bool chooses = 0 < taken_ && taken_ < candidates_;
+    Scoring scoring{};
+    if (chooses) scoring = begin_scoring();
     load_queries();
     prepare_selection(shared_.scores, candidates_, shared_.select);
     if (appends()) append();
@@ -103,7 +110,7 @@ class StepBlock {
       __syncthreads();
     }
     cluster_wait();  // 1
-    if (chooses) score();
+    if (chooses) score(scoring);
     __syncwarp();
     cluster_arrive();  // 2
     cluster_wait();    // 2
@@ -260,35 +267,61 @@ class StepBlock {
   }
 
   /// The block scores its share of the complete pages, those before the step's own, eight a warp; the next
-  /// eight are under way meanwhile.
-  __device__ void score() const {
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const int share = ceil_div(ceil_div(newest_page_, cluster_), 8) * 8;
-    const int end = min(share * (rank_ + 1), newest_page_);
-    constexpr int round = 8 * kStepWarps;
-    const auto look_up = [&](int first) { return first < end ? table_[min(first + g, end - 1)] : 0; };
-    const auto read = [&](int64_t pool, Summary& summary) {
-      const T* row = static_cast<const T*>(params_.kv.summaries) +
-                     summary_row(params_.heads.n_kv_heads, pool, head_) * 2 * D;
-#pragma unroll
-      for (int i = 0; i < lane_pieces; ++i) summary[i] = load_once(row + (i * 4 + t) * kVec<T>);
-    };
+  /// sixteen are under way meanwhile.
+  struct Scoring {
+    int first, end;  ///< pages
+    int pool;        ///< of page first + two rounds + lane % 8
+  };
+  static constexpr int scoring_round = 8 * kStepWarps;
 
-    Summary next;
-    int first = share * rank_ + warp * 8;
-    if (first < end) read(look_up(first), next);
-    int pool = look_up(first + round);
+  __device__ int look_up(int first, int end) const {
+    return first < end ? table_[min(first + static_cast<int>(threadIdx.x) % 8, end - 1)] : 0;
+  }
+  /// Where a warp has 16-byte piece x of a page's summary: those of odd pages change places, so that the four
+  /// lanes of two pages meet all banks.
+  __device__ uint4* summary_piece(int turn, int page, int x) const {
+    return reinterpret_cast<uint4*>(shared_.summaries[threadIdx.x / 32][turn % 2][page]) + (x ^ page % 2 * 4);
+  }
+  __device__ void read_summaries(int turn, bool exist, int pool) const {
+    if (exist) {
+      constexpr int pieces = 2 * row_vectors;
+#pragma unroll
+      for (int i = 0; i < lane_pieces; ++i) {
+        const int x = i * 32 + threadIdx.x % 32, page = x / pieces;
+        const int64_t row = summary_row(params_.heads.n_kv_heads, __shfl_sync(~0u, pool, page), head_);
+        copy_async(shared_address(summary_piece(turn, page, x % pieces)),
+                   static_cast<const T*>(params_.kv.summaries) + row * 2 * D + x % pieces * kVec<T>, true);
+      }
+    }
+    commit_copies();
+  }
+  __device__ Scoring begin_scoring() const {
+    const int share = ceil_div(ceil_div(newest_page_, cluster_), 8) * 8;
+    const int first = share * rank_ + static_cast<int>(threadIdx.x) / 32 * 8;
+    const int end = min(share * (rank_ + 1), newest_page_);
+    const int pools[] = {look_up(first, end), look_up(first + scoring_round, end)};
+    read_summaries(0, first < end, pools[0]);
+    read_summaries(1, first + scoring_round < end, pools[1]);
+    return {first, end, look_up(first + 2 * scoring_round, end)};
+  }
+
+  __device__ void score(Scoring scoring) const {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll 1
-    for (; first < end; first += round) {
+    for (int turn = 0; scoring.first < scoring.end; ++turn, scoring.first += scoring_round) {
+      wait_for_copies<1>();
+      __syncwarp();
       Summary now;
 #pragma unroll
-      for (int i = 0; i < lane_pieces; ++i) now[i] = next[i];
-      if (first + round < end) read(pool, next);
-      pool = look_up(first + 2 * round);
-      give(score_of(now), first + 2 * t, end);
+      for (int i = 0; i < lane_pieces; ++i) now[i] = *summary_piece(turn, g, i * 4 + t);
+      __syncwarp();
+      read_summaries(turn, scoring.first + 2 * scoring_round < scoring.end, scoring.pool);
+      scoring.pool = look_up(scoring.first + 3 * scoring_round, scoring.end);
+      give(score_of(now), scoring.first + 2 * t, scoring.end);
     }
+    wait_for_copies<0>();
     // The step's own page competes with what its keys are up to now: the token was appended before.
-    if (!newest_is_given_ && rank_ == cluster_ - 1 && warp == kStepWarps - 1) {
+    if (!newest_is_given_ && rank_ == cluster_ - 1 && threadIdx.x >= kStepThreads - 32) {
       const T* keys = static_cast<const T*>(params_.kv.k) + pool_row(table_[newest_page_], 0);
       Summary own;
 #pragma unroll 1

@@ -45,15 +45,6 @@ __device__ inline float round_to_finite(float x) {
 template <class T>
 inline constexpr int kVec = 16 / static_cast<int>(sizeof(T));
 
-/// Reads 16 bytes that nobody in the block reads again.
-__device__ inline uint4 load_once(const void* source) {
-  uint4 value;
-  asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(source));
-  return value;
-}
-
 /// Reads kVec<T> elements at a 16-byte aligned address.
 template <class T>
 __device__ inline void load_vec(const T* source, float (&target)[kVec<T>]) {

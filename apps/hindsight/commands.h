@@ -16,6 +16,7 @@ struct CommandLine {
 
 /// Each adds its subcommand (with help and an example) to `app`. `line` outlives the parse.
 void add_run_command(CLI::App& app, CommandLine& line);
+void add_eval_command(CLI::App& app, CommandLine& line);
 void add_report_command(CLI::App& app, CommandLine& line);
 void add_compare_command(CLI::App& app, CommandLine& line);
 void add_trace_command(CLI::App& app, CommandLine& line);

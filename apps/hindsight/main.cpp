@@ -125,6 +125,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", hindsight::program_version());
   app.footer("Example: hindsight run configs/quickstart.yaml && hindsight report results/quickstart.h5");
   hindsight::app::add_run_command(app, line);
+  hindsight::app::add_eval_command(app, line);
   hindsight::app::add_report_command(app, line);
   hindsight::app::add_compare_command(app, line);
   hindsight::app::add_trace_command(app, line);

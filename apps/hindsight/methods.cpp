@@ -38,7 +38,9 @@ void print_one(const MethodDoc& doc) {
   Table table({"parameter", "default", "values", "unit", "meaning", "source"});
   for (const ParameterDoc& parameter : doc.parameters)
     table.add_row({parameter.path, parameter.default_value ? text_of(*parameter.default_value) : "-",
-                   range_of(parameter), parameter.unit, parameter.summary, parameter.source});
+                   range_of(parameter), parameter.unit,
+                   parameter.summary + (parameter.closed_loop_only ? " (hindsight eval)" : ""),
+                   parameter.source});
   fmt::print("{}", table.render());
 }
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .documents import TASKS, Filler
 from .evaluation import Cell, items
+from .scoring import scored_places
 
 HELD_OUT = Path(__file__).parents[1] / "reference_model" / "heldout"
 
@@ -60,6 +61,7 @@ def main() -> int:
                 "index": i,
                 "prompt": item.prompt.decode("ascii"),
                 "answer": item.answer.decode("ascii"),
+                "scored": scored_places(cell.task, len(item.answer)),
             }
             print(json.dumps(line))
     except (ValueError, OSError) as error:

@@ -3,7 +3,25 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "core/error.h"
+
 namespace hindsight {
+namespace {
+
+[[noreturn]] void refuse_decoding(const Backend& backend) {
+  throw EnvironmentError(backend.device_name() + ": a model cannot decode here yet; device: cpu can");
+}
+
+}  // namespace
+
+std::unique_ptr<Layer> Backend::make_growing_layer(const LayerShape&, std::span<const int64_t>) {
+  refuse_decoding(*this);
+}
+void Backend::set_queries(Layer&, std::span<const RowRange>, Tensor<float, 3>) { refuse_decoding(*this); }
+void Backend::write(KvCache&, const Layer&, std::span<const RowRange>, Tensor<float, 3>, Tensor<float, 3>,
+                    Summaries) {
+  refuse_decoding(*this);
+}
 
 Block Backend::make_block(std::vector<BlockStep> steps) {
   Block block;

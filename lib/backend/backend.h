@@ -116,6 +116,22 @@ struct TokenRange {
   int64_t sequence = 0, from = 0, to = 0;
 };
 
+/// Rows [first_row, first_row + n) of arrays that a model computed: positions [first_position, first_position
+/// + n) of a sequence.
+struct RowRange {
+  int64_t sequence = 0, first_position = 0, n = 0, first_row = 0;
+};
+
+/// What of a layer attention depends on.
+struct LayerShape {
+  int64_t layer = 0, n_q_heads = 0, n_kv_heads = 0, head_dim = 0;
+  double scale = 0;
+};
+
+/// How page summaries follow keys that are overwritten: made again from the keys that the page holds, or
+/// widened to hold the new ones too (an upper bound still, of keys that are no more).
+enum class Summaries { recompute, widen };
+
 /// Page lists of a block: pages[i, u, 0..count[i,u]) are the pages that row i loads for unit u, ascending. k
 /// is the same for all units.
 struct PageLists {
@@ -227,6 +243,16 @@ class Backend {
     download_reals_or_raw(values, tensor.data());
     return values;
   }
+  /// The reverse: `values` become the tensor's elements, as what they are on this backend.
+  template <int Rank>
+  void from_host(const Tensor<float, Rank>& tensor, std::span<const float> values) {
+    if (real_bytes() == 8) {
+      const std::vector<double> wide(values.begin(), values.end());
+      upload(tensor.data(), wide.data(), tensor.size() * 8);
+    } else {
+      upload(tensor.data(), values.data(), tensor.size() * 4);
+    }
+  }
   Block make_block(std::vector<BlockStep> steps);
 
   // --- residency
@@ -234,6 +260,19 @@ class Backend {
   virtual std::unique_ptr<Layer> load_layer(std::span<const LayerTensors> batch) = 0;
   /// An empty cache that can hold every token of `layer`'s sequences.
   virtual std::unique_ptr<KvCache> make_cache(const Layer& layer, int64_t page_size) = 0;
+
+  // --- a model that decodes: rows come as they are computed, not from a trace. Backends that cannot do so
+  // yet throw EnvironmentError.
+  /// A layer of a batch of sequences that can grow to `capacities` tokens each, with no queries yet.
+  virtual std::unique_ptr<Layer> make_growing_layer(const LayerShape& shape,
+                                                    std::span<const int64_t> capacities);
+  /// The rows of q [rows, Hq, d] become the only queries of their sequences; at most one range of each.
+  virtual void set_queries(Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> q);
+  /// Writes rows of k and v [rows, Hkv, d] into the pages, after the tokens that a sequence has or over them
+  /// (no gaps), and brings the summaries of touched pages up to date over all tokens that they then hold.
+  /// `widen` concerns rows that are overwritten; a new token's key always counts as it is.
+  virtual void write(KvCache& cache, const Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> k,
+                     Tensor<float, 3> v, Summaries summaries);
 
   // --- primitives
   /// Copies keys and values of the ranges into the pages and brings the summaries of touched pages up to

@@ -22,11 +22,12 @@ constexpr int64_t most_points = 10000;  // of one method; a sweep of more is a m
 class MethodExpansion {
  public:
   MethodExpansion(const MapReader& method, std::string name, const MethodDoc& selector,
-                  const MethodCatalog& catalog, Problems& problems)
+                  const MethodCatalog& catalog, Loop loop, Problems& problems)
       : method_(method),
         name_(std::move(name)),
         selector_(selector),
         catalog_(catalog),
+        loop_(loop),
         problems_(problems) {}
 
   std::vector<MethodPoint> expand(const std::vector<PathItem>& defaults,
@@ -46,9 +47,18 @@ class MethodExpansion {
   }
 
  private:
+  bool applies(const ParameterDoc& doc) const { return loop_ == Loop::closed || !doc.closed_loop_only; }
+
   const ParameterDoc* parameter(const PathItem& leaf) {
     const ParameterDoc* doc = find_parameter(catalog_, selector_, leaf.path);
-    if (doc) return doc;
+    if (doc && applies(*doc)) return doc;
+    if (doc) {
+      problems_.add(leaf.item.key_place,
+                    fmt::format("method {}: {} concerns a model that decodes (hindsight eval): in a replay "
+                                "queries, keys and values do not change; leave it out",
+                                name_, leaf.path));
+      return nullptr;
+    }
     std::vector<std::string> known;
     for (const ParameterDoc& candidate : selector_.parameters) known.push_back(candidate.path);
     for (const MethodDoc& refinement : catalog_.refinements)
@@ -198,7 +208,7 @@ class MethodExpansion {
       if (!is_refined_by(refinement)) continue;
       for (const ParameterDoc& doc : refinement.parameters) {
         if (const auto given = places_.find(doc.path); given == places_.end()) {
-          if (!doc.default_value)
+          if (!doc.default_value && applies(doc))
             problems_.add(method_.place(), fmt::format("method {}: {} needs {}; give it, or leave {} out",
                                                        name_, refinement.name, doc.path, refinement.name));
         } else if (selector_.evicts) {
@@ -221,7 +231,7 @@ class MethodExpansion {
     for (const MethodDoc& refinement : catalog_.refinements)
       if (is_refined_by(refinement))
         for (const ParameterDoc& doc : refinement.parameters)
-          if (doc.default_value) base.parameters.set(doc.path, *doc.default_value);
+          if (doc.default_value && applies(doc)) base.parameters.set(doc.path, *doc.default_value);
     for (const auto& [path, value] : fixed_) base.parameters.set(path, value);
     std::vector<MethodPoint> points{base};
     for (const Axis& axis : axes_) {
@@ -241,6 +251,7 @@ class MethodExpansion {
   std::string name_;
   const MethodDoc& selector_;
   const MethodCatalog& catalog_;
+  Loop loop_;
   Problems& problems_;
   std::set<std::string> overridden_;           // on the command line
   std::map<std::string, std::string> places_;  // of every path that was given, right or wrong
@@ -294,7 +305,7 @@ std::vector<PathItem> flatten(const MapReader& map, const std::vector<std::strin
 std::vector<MethodPoint> expand_method(const MapReader& method, const std::string& name,
                                        const std::vector<PathItem>& defaults,
                                        const std::vector<PathItem>& overrides, const MethodCatalog& catalog,
-                                       Problems& problems) {
+                                       Loop loop, Problems& problems) {
   const YamlItem item = method.get("selector");
   if (!item.given()) {
     problems.add(method.place(),
@@ -311,7 +322,7 @@ std::vector<MethodPoint> expand_method(const MapReader& method, const std::strin
                                          *selector_name, nearest_name(*selector_name, known)));
     return {};
   }
-  return MethodExpansion(method, name, *selector, catalog, problems).expand(defaults, overrides);
+  return MethodExpansion(method, name, *selector, catalog, loop, problems).expand(defaults, overrides);
 }
 
 }  // namespace hindsight

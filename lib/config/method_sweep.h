@@ -20,11 +20,12 @@ std::vector<PathItem> flatten(const MapReader& map, const std::vector<std::strin
                               Problems& problems);
 
 /// Expands a method. `defaults` are used where the method has the parameter and gives none itself;
-/// `overrides` replace values and axes. Problems are added, and then what is returned is incomplete.
+/// `overrides` replace values and axes. Parameters that have no meaning in `loop` are refused. Problems are
+/// added, and then what is returned is incomplete.
 std::vector<MethodPoint> expand_method(const MapReader& method, const std::string& name,
                                        const std::vector<PathItem>& defaults,
                                        const std::vector<PathItem>& overrides, const MethodCatalog& catalog,
-                                       Problems& problems);
+                                       Loop loop, Problems& problems);
 
 /// The parameter at a path: of the selector, or of a refinement. nullptr where there is none.
 const ParameterDoc* find_parameter(const MethodCatalog& catalog, const MethodDoc& selector,

@@ -28,7 +28,11 @@ struct ParameterDoc {
   std::string unit;                             ///< "tokens", "pages", "" for none
   std::string summary;                          ///< one line
   std::string source;                           ///< paper section, or "our choice"
+  bool closed_loop_only = false;                ///< has no meaning in a replay, which refuses it
 };
+
+/// What a method runs in: a replay of what was captured, or a model that decodes.
+enum class Loop { open, closed };
 
 /// The values of one point, complete: every parameter of its method that has a value.
 class ParameterSet {

@@ -11,7 +11,7 @@ namespace hindsight {
 enum class ExitStatus : int {
   ok = 0,
   usage = 2,        ///< command line or configuration is wrong; layers or steps that the trace lacks
-  trace = 3,        ///< trace missing, unreadable or invalid
+  trace = 3,        ///< trace, model or other input missing, unreadable or invalid
   environment = 4,  ///< device absent or not built in; memory; output not writable
   interrupted = 5,  ///< stopped by a signal; what was finished is kept
 };
@@ -32,10 +32,22 @@ class ConfigError : public Error {
   explicit ConfigError(const std::string& message) : Error(ExitStatus::usage, message) {}
 };
 
-/// A trace that cannot be used (exit status 3).
-class TraceError : public Error {
+/// An input file that cannot be used (exit status 3).
+class InputError : public Error {
  public:
-  explicit TraceError(const std::string& message) : Error(ExitStatus::trace, message) {}
+  explicit InputError(const std::string& message) : Error(ExitStatus::trace, message) {}
+};
+
+/// A trace that cannot be used.
+class TraceError : public InputError {
+ public:
+  using InputError::InputError;
+};
+
+/// A model that cannot be used.
+class ModelError : public InputError {
+ public:
+  using InputError::InputError;
 };
 
 /// Device, memory or output that cannot be had (exit status 4).

@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "methods/retro.h"
+
 namespace hindsight {
 
 // Each method's file defines the function that describes it. A list of names, and no self-registering
@@ -47,8 +49,6 @@ std::unique_ptr<Selector> make_selector(std::string_view name, const ParameterSe
   throw std::out_of_range("no selector is named '" + std::string(name) + "'");
 }
 
-int64_t retro_window(const ParameterSet& parameters) {
-  return parameters.has("retro.window") ? parameters.integer("retro.window") : 1;
-}
+int64_t retro_window(const ParameterSet& parameters) { return retro_options(parameters).window; }
 
 }  // namespace hindsight

@@ -3,11 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 namespace hindsight {
 namespace {
 
+/// Of evaluations; anything else measured is a replay's.
+constexpr std::array<const char*, 2> modes{"teacher_forced", "generate"};
+
 std::string measurements_of(const Protocol& protocol, const char* separator) {
+  if (!protocol.mode.empty()) return protocol.mode;
   std::string text = protocol.fidelity ? "fidelity" : "";
   if (protocol.latency) text += (text.empty() ? "" : separator) + std::string("latency");
   return text;
@@ -39,6 +44,7 @@ void write_protocol(const h5::Id& point, const Protocol& protocol) {
 Protocol read_protocol(const h5::Id& point) {
   const std::string measurements = h5::read_string(point, "measurements");
   Protocol protocol;
+  if (std::find(modes.begin(), modes.end(), measurements) != modes.end()) protocol.mode = measurements;
   protocol.fidelity = measurements.find("fidelity") != std::string::npos;
   protocol.latency = measurements.find("latency") != std::string::npos;
   protocol.device = h5::read_string(point, "device");

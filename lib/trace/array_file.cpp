@@ -5,10 +5,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <span>
 
 #include "core/error.h"
+#include "core/mapped_file.h"
+#include "tensors/safetensors.h"
 
 namespace hindsight {
 namespace {
@@ -18,19 +19,15 @@ using Bytes = std::vector<std::byte>;
 class ArrayFile {
  public:
   ArrayFile(const std::filesystem::path& file, bool uint16_is_bf16)
-      : name_(file.string()), uint16_is_bf16_(uint16_is_bf16) {
-    std::error_code error;
-    const auto size = std::filesystem::file_size(file, error);
-    if (error) throw TraceError(fmt::format("{}: cannot be read: {}", name_, error.message()));
-    data_.resize(size);
-    std::ifstream stream(file, std::ios::binary);
-    stream.read(reinterpret_cast<char*>(data_.data()), static_cast<std::streamsize>(size));
-    if (!stream) throw TraceError(fmt::format("{}: cannot be read", name_));
-  }
+      : file_(file),
+        name_(file.string()),
+        uint16_is_bf16_(uint16_is_bf16),
+        mapped_(file),
+        data_(mapped_.bytes()) {}
 
   std::map<std::string, NamedArray> read() {
     if (data_.size() > 4 && std::memcmp(data_.data(), "PK\3\4", 4) == 0) return read_npz();
-    if (data_.size() > 9 && static_cast<char>(data_[8]) == '{') return read_safetensors();
+    if (looks_like_safetensors(data_)) return read_safetensors();
     throw TraceError(
         fmt::format("{}: neither .npz nor .safetensors; arrays saved as one of them would be right", name_));
   }
@@ -59,47 +56,12 @@ class ArrayFile {
     return n;
   }
 
-  std::map<std::string, NamedArray> read_safetensors() {
-    const auto header_size = number<uint64_t>(0, "header");
-    if (header_size > data_.size() - 8)
-      refuse("header", fmt::format("{} bytes are more than the file has", header_size));
-    const auto* text = reinterpret_cast<const char*>(data_.data()) + 8;
-    const auto header = nlohmann::json::parse(text, text + header_size, nullptr, false);
-    if (!header.is_object()) refuse("header", "is no JSON object");
-    const size_t base = 8 + static_cast<size_t>(header_size), room = data_.size() - base;
+  std::map<std::string, NamedArray> read_safetensors() const {
+    const SafetensorsFile stored(file_);
     std::map<std::string, NamedArray> arrays;
-    std::vector<std::pair<uint64_t, uint64_t>> ranges;
-    for (const auto& [key, entry] : header.items()) {
-      if (key == "__metadata__") continue;
-      const std::string place = "tensor " + key;
-      try {
-        NamedArray array;
-        const auto type = entry.at("dtype").get<std::string>();
-        if (type == "F16")
-          array.dtype = DType::float16;
-        else if (type == "BF16")
-          array.dtype = DType::bfloat16;
-        else if (type == "F32")
-          array.dtype = DType::float32;
-        else
-          continue;  // token ids and the like
-        array.shape = entry.at("shape").get<std::vector<int64_t>>();
-        const auto offsets = entry.at("data_offsets").get<std::vector<uint64_t>>();
-        if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > room)
-          refuse(place, "its data_offsets leave the file");
-        const auto bytes = static_cast<uint64_t>(elements(array.shape, place) * size_of(array.dtype));
-        if (offsets[1] - offsets[0] != bytes) refuse(place, "its data_offsets do not fit its shape");
-        ranges.emplace_back(offsets[0], offsets[1]);
-        const auto* first = data_.data() + base + offsets[0];
-        array.values.assign(first, first + bytes);
-        arrays[key] = std::move(array);
-      } catch (const nlohmann::json::exception&) {
-        refuse(place, "its header entry lacks dtype, shape or data_offsets");
-      }
-    }
-    std::sort(ranges.begin(), ranges.end());
-    for (size_t i = 1; i < ranges.size(); ++i)
-      if (ranges[i].first < ranges[i - 1].second) refuse("header", "two tensors overlap");
+    for (const auto& [name, tensor] : stored.tensors())
+      if (tensor.dtype)  // token ids and the like are no attention
+        arrays[name] = {*tensor.dtype, tensor.shape, {tensor.values.begin(), tensor.values.end()}};
     return arrays;
   }
 
@@ -250,15 +212,23 @@ class ArrayFile {
     return array;
   }
 
+  std::filesystem::path file_;
   std::string name_;
   bool uint16_is_bf16_;
-  Bytes data_;
+  MappedFile mapped_;
+  std::span<const std::byte> data_;
 };
 
 }  // namespace
 
 std::map<std::string, NamedArray> read_arrays(const std::filesystem::path& file, bool uint16_is_bf16) {
-  return ArrayFile(file, uint16_is_bf16).read();
+  try {
+    return ArrayFile(file, uint16_is_bf16).read();
+  } catch (const TraceError&) {
+    throw;
+  } catch (const InputError& error) {
+    throw TraceError(error.what());
+  }
 }
 
 }  // namespace hindsight

@@ -44,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "words, status, said",
     [
-        ("", 2, "a subcommand is required: run, report, compare"),
+        ("", 2, "a subcommand is required: run, eval, report, compare"),
         ("fly", 2, "unknown subcommand fly"),
         ("rnu sweep.yaml", 2, "did you mean run"),
         ("trace inof trace.h5", 2, "did you mean info?; see hindsight trace --help"),

@@ -147,6 +147,9 @@ def test_the_command_writes_json_lines_whose_characters_are_bytes() -> None:
     for line in lines:
         assert line["prompt"].isascii() and len(line["prompt"]) == 768
         assert solve(line["prompt"].encode(), line["lines"]).decode() == line["answer"]
+        parts = [line["answer"][first:last] for first, last in line["scored"]]
+        assert len(parts) == line["lines"] and all(part in line["answer"] for part in parts)
+        assert len({len(part) for part in parts}) == 1
     again = command("--task", "chain", "--rows", "12", "--context", "1024", "--count", "3", "--seed", "4")
     assert again.stdout == done.stdout
 

@@ -2,25 +2,14 @@
 // Replays of small traces through the whole of lib/replay, without result files.
 
 #include "backend/backend.h"
-#include "methods/catalog.h"
 #include "replay/estimate.h"
 #include "replay/fidelity.h"
 #include "replay/spec.h"
+#include "support/method_point.h"
 #include "support/small_trace.h"
 #include "support/temp_dir.h"
 
 namespace hindsight::test {
-
-/// A point with the defaults of its selector and these parameters.
-inline MethodPoint method_point(const std::string& selector,
-                                const std::vector<std::pair<std::string, ParameterValue>>& given) {
-  MethodPoint point;
-  point.name = point.selector = selector;
-  for (const ParameterDoc& doc : method_catalog().find_selector(selector)->parameters)
-    if (doc.default_value) point.parameters.set(doc.path, *doc.default_value);
-  for (const auto& [path, value] : given) point.parameters.set(path, value);
-  return point;
-}
 
 /// Measures points on one trace file.
 class ReplayCase {

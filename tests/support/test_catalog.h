@@ -35,6 +35,8 @@ inline MethodCatalog test_catalog() {
                                    integer("budget.min_tokens", 0, 0, 1e12), integer("k_min", 3, 0, 1000),
                                    choice("gqa.unit", "per_kv_head", {"per_kv_head", "per_query_head"}),
                                    choice("gqa.combine", "mean", {"max", "mean", "sum"})});
+  ParameterDoc refresh = choice("retro.refresh", "merge", {"merge", "recompute"});
+  refresh.closed_loop_only = true;
   MethodCatalog catalog;
   catalog.selectors = {{"dense", "", "", "", false, "", common},
                        {"quest", "", "", "", false, "", budgeted},
@@ -46,7 +48,7 @@ inline MethodCatalog test_catalog() {
                           false,
                           "",
                           {integer("retro.window", std::nullopt, 1, 64),
-                           choice("retro.query", "recomputed", {"recomputed", "original"})}}};
+                           choice("retro.query", "recomputed", {"recomputed", "original"}), refresh}}};
   return catalog;
 }
 

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <fstream>
 #include <new>
+#include <stdexcept>
 #include <string>
 
 #include "backend/backend.h"
@@ -16,6 +17,7 @@
 #include "backend/cpu/dense.h"
 #include "backend/cpu/scores.h"
 #include "backend/cpu/selection.h"
+#include "backend/cpu/write.h"
 #include "core/error.h"
 
 namespace hindsight {
@@ -141,6 +143,39 @@ class CpuBackend final : public Backend {
                                   HeadMajor<Real>(layer.n_kv_heads, pages, 2 * layer.head_dim)});
     }
     return cache;
+  }
+
+  std::unique_ptr<Layer> make_growing_layer(const LayerShape& shape,
+                                            std::span<const int64_t> capacities) override {
+    auto layer = std::make_unique<CpuLayer<Real>>();
+    layer->layer = shape.layer;
+    layer->n_q_heads = shape.n_q_heads;
+    layer->n_kv_heads = shape.n_kv_heads;
+    layer->head_dim = shape.head_dim;
+    layer->scale = shape.scale;
+    layer->n_tokens.assign(capacities.begin(), capacities.end());
+    layer->q_start.assign(capacities.size(), 0);
+    layer->sequences.resize(capacities.size());
+    return layer;
+  }
+  void set_queries(Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> q) override {
+    auto& target = static_cast<CpuLayer<Real>&>(layer);
+    const auto rows = reals<Real>(q);
+    for (const RowRange& range : ranges) {
+      const Real* first = &rows(range.first_row, 0, 0);
+      target.sequences[range.sequence].q.assign(first, first + range.n * layer.n_q_heads * layer.head_dim);
+      target.q_start[range.sequence] = range.first_position;
+    }
+  }
+  void write(KvCache& cache, const Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> k,
+             Tensor<float, 3> v, Summaries summaries) override {
+    auto& target = static_cast<CpuCache<Real>&>(cache);
+    for (const RowRange& range : ranges) {
+      if (range.first_position > cache.n_appended[range.sequence] ||
+          range.first_position + range.n > layer.n_tokens[range.sequence])
+        throw std::invalid_argument("rows leave a gap in their sequence or exceed it");
+      write_rows(target, range, reals<Real>(k), reals<Real>(v), summaries);
+    }
   }
 
   void append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) override {

@@ -80,18 +80,21 @@ struct CpuCache final : KvCache {
   }
 };
 
+/// Takes one more key of d elements into a summary.
+template <class Real>
+void widen(const Real* key, int64_t d, Real* summary) {
+  for (int64_t c = 0; c < d; ++c) {
+    summary[c] = std::max(summary[c], key[c]);
+    summary[d + c] = std::min(summary[d + c], key[c]);
+  }
+}
+
 /// Element-wise maximum (first d) and minimum (last d) of `count` >= 1 rows of d keys.
 template <class Real>
 void summarise(const Real* keys, int64_t count, int64_t d, Real* summary) {
   std::copy_n(keys, d, summary);
   std::copy_n(keys, d, summary + d);
-  for (int64_t token = 1; token < count; ++token) {
-    for (int64_t c = 0; c < d; ++c) {
-      const Real key = keys[token * d + c];
-      summary[c] = std::max(summary[c], key);
-      summary[d + c] = std::min(summary[d + c], key);
-    }
-  }
+  for (int64_t token = 1; token < count; ++token) widen(keys + token * d, d, summary);
 }
 
 /// A tensor's elements as what they are on this backend (Tensor<float> holds double in the oracle).

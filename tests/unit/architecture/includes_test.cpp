@@ -40,9 +40,14 @@ const std::map<std::string, Rule> rules{
     {"lib/core", {{}, all_of({cuda, hdf5, yaml, {"Eigen"}})}},
     {"lib/hdf5", {{"core"}, all_of({cuda, yaml, {"Eigen"}})}},
     {"lib/config", {{"core"}, all_of({cuda, hdf5, {"Eigen"}})}},
-    {"lib/trace", {{"core", "hdf5"}, all_of({cuda, yaml, {"Eigen"}})}},
+    {"lib/tensors", {{"core"}, all_of({cuda, hdf5, yaml, {"Eigen"}})}},
+    {"lib/trace", {{"core", "hdf5", "tensors"}, all_of({cuda, yaml, {"Eigen"}})}},
     {"lib/backend", {{"core", "trace"}, all_of({cuda, hdf5, yaml})}},
     {"lib/methods", {{"core", "config", "backend"}, all_of({cuda, hdf5, yaml, {"Eigen"}})}},
+    {"lib/model", {{"core", "config", "tensors", "trace", "backend", "methods"}, all_of({cuda, hdf5, yaml})}},
+    {"lib/evaluation",
+     {{"core", "config", "trace", "backend", "methods", "model", "results"},
+      all_of({cuda, hdf5, yaml, {"Eigen"}})}},
     {"lib/metrics", {{"core"}, all_of({cuda, hdf5, yaml, {"Eigen"}})}},
     {"lib/results", {{"core", "config", "hdf5"}, all_of({cuda, yaml, {"Eigen"}})}},
     {"lib/replay",
@@ -51,8 +56,8 @@ const std::map<std::string, Rule> rules{
     {"kernels", {{}, {"hdf5", "H5", "yaml-cpp", "Eigen", "fmt/", "spdlog/"}}},
 };
 
-const std::set<std::string> project_folders{"core",    "hdf5",    "config",  "trace", "backend",
-                                            "methods", "metrics", "results", "replay"};
+const std::set<std::string> project_folders{"core",    "hdf5",  "tensors", "config",  "trace",  "backend",
+                                            "methods", "model", "metrics", "results", "replay", "evaluation"};
 
 std::vector<Include> includes_of(const fs::path& folder) {
   static const std::regex pattern(R"(^\s*#\s*include\s*[<"]([^>"]+)[>"])");
@@ -112,6 +117,11 @@ TEST(Includes, ABrokenRuleIsSeen) {
   EXPECT_TRUE(broken("lib/metrics", "lib/metrics/x.cpp", "backend/backend.h"));
   EXPECT_TRUE(broken("lib/backend", "lib/backend/cpu/x.cpp", "kernels/kernels.h"));
   EXPECT_TRUE(broken("lib/results", "lib/results/x.cpp", "methods/catalog.h"));
+  EXPECT_TRUE(broken("lib/tensors", "lib/tensors/x.cpp", "trace/trace.h"));
+  EXPECT_TRUE(broken("lib/model", "lib/model/x.cpp", "replay/sweep.h"));
+  EXPECT_TRUE(broken("lib/model", "lib/model/x.cpp", "evaluation/evaluation.h"));
+  EXPECT_TRUE(broken("lib/evaluation", "lib/evaluation/x.cpp", "replay/sweep.h"));
+  EXPECT_TRUE(broken("lib/methods", "lib/methods/x.cpp", "model/decoder.h"));
   EXPECT_TRUE(broken("kernels", "kernels/x.cu", "core/view.h"));
   EXPECT_TRUE(broken("kernels", "kernels/x.cu", "fmt/format.h"));
   EXPECT_FALSE(broken("lib/backend", "lib/backend/cuda/x.cpp", "kernels/kernels.h"));

@@ -139,6 +139,7 @@ TEST(SweepPlan, RefinementsAreAbsentUntilOneOfTheirParametersIsGiven) {
                               "  - {name: refined, selector: quest, retro.window: 2}\n");
   EXPECT_FALSE(plan.points[0].parameters.has("retro.query"));
   EXPECT_EQ(plan.points[1].parameters.choice("retro.query"), "recomputed");
+  EXPECT_FALSE(plan.points[1].parameters.has("retro.refresh"));  // of no meaning in a replay
 }
 
 TEST(SweepPlan, TheResolvedConfigurationIsTheSameSweep) {
@@ -355,6 +356,9 @@ std::vector<Broken> broken_configurations() {
        method("{name: q, selector: quest, grid: {budget.tokens: " + numbers(101) +
               ", k_min: " + numbers(100) + "}}"),
        ":4:5", "10100 points"},
+      {"ClosedLoopOnly",
+       method("{name: q, selector: quest, budget.ratio: 0.1, retro: {window: 2, refresh: merge}}"), ":4:70",
+       "retro.refresh concerns a model that decodes"},
       {"RetroIncomplete", method("{name: q, selector: quest, budget.ratio: 0.1, retro.query: original}"),
        ":4:5", "needs retro.window"},
       {"EmptyMap", method("{name: q, selector: quest, budget: {}}"), ":4:40", "empty map"},

@@ -1,0 +1,69 @@
+// hindsight eval: a model decodes with every method of a sweep, or with --dry-run what it would be.
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "commands.h"
+#include "evaluation/evaluation.h"
+#include "methods/catalog.h"
+#include "model/checkpoint.h"
+#include "results/table.h"
+#include "sweep_session.h"
+
+namespace hindsight::app {
+namespace {
+
+void print_dry_run(const EvalPlan& plan, const EvalSpec& spec, const Backend& backend) {
+  Table table({"point", "data", "method", "sequences", "parameters"});
+  for (const EvalPoint& point : spec.points)
+    table.add_row({point.id, spec.data[point.data].name, point.method.name,
+                   static_cast<int64_t>(spec.data[point.data].sequences.size()),
+                   parameters_text(point.method.parameters)});
+  fmt::print("{}", table.render());
+  fmt::print("\n{} points on {}\n", spec.points.size(), backend.device_name());
+  fmt::print("tokens  {} to decode, one at a time\n", tokens_to_take(plan, spec, nullptr));
+  fmt::print("output  {}\n", plan.output.string());
+}
+
+void evaluate(const SweepOptions& options, const CommandLine& line) {
+  const EvalPlan plan = load_eval_plan(options.config, method_catalog(), options.overrides());
+  // Only the CPU backend decodes yet; cuda, asked for by name, says so.
+  const std::unique_ptr<Backend> backend = open_backend(plan.device == "auto" ? "cpu" : plan.device);
+  const Checkpoint checkpoint(plan.model);
+  const std::string digest = checkpoint.digest();
+  const EvalSpec spec = resolve_evaluation(plan, checkpoint.config(), digest, *backend);
+  if (options.dry_run) return print_dry_run(plan, spec, *backend);
+
+  std::vector<std::pair<std::string, std::string>> digests{{plan.model_name, digest}};
+  for (const EvalData& data : spec.data) digests.emplace_back(data.name, data.digest);
+  const std::optional<Protocol> resume =
+      options.resume ? std::optional(protocol_of(plan, *backend)) : std::nullopt;
+  ResultWriter writer(plan.output, provenance_of(plan.resolved_yaml, *backend, std::move(digests)), resume);
+  const Model model(checkpoint);
+  spdlog::info("{} points, {} files, on {}", spec.points.size(), spec.data.size(), backend->device_name());
+  {
+    TerminalObserver observer(!line.quiet);
+    run_evaluation(plan, spec, model, *backend, writer, observer);
+  }
+  spdlog::info("results in {}; see them with: hindsight report {}", plan.output.string(),
+               plan.output.string());
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app, CommandLine& line) {
+  auto options = std::make_shared<SweepOptions>();
+  CLI::App* command = app.add_subcommand("eval", "let a model decode with every method of a sweep");
+  add_sweep_options(*command, *options);
+  command->footer(
+      "Example: hindsight eval configs/closed_loop.yaml --set sequences=4 -o /tmp/closed_loop.h5");
+  command->callback([options, &line] { line.action = [options, &line] { evaluate(*options, line); }; });
+}
+
+}  // namespace hindsight::app

@@ -1,0 +1,197 @@
+#include "evaluation/eval_data.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
+
+#include "core/error.h"
+#include "core/mapped_file.h"
+#include "trace/trace.h"
+
+namespace hindsight {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int64_t byte_vocabulary = 256;
+
+bool is_byte_level(const ModelConfig& model) { return model.vocabulary == byte_vocabulary; }
+
+/// Bytes as tokens, byte 0 in front.
+std::vector<int32_t> tokens_of_bytes(std::string_view bytes, bool begins) {
+  std::vector<int32_t> tokens;
+  if (begins && (bytes.empty() || bytes.front() != '\0')) tokens.push_back(0);
+  for (const char byte : bytes) tokens.push_back(static_cast<unsigned char>(byte));
+  return tokens;
+}
+
+class DataReader {
+ public:
+  DataReader(const TraceFile& file, const EvalPlan& plan, const ModelConfig& model)
+      : file_(file), plan_(plan), model_(model), mapped_(file.file) {}
+
+  std::vector<EvalSequence> read() {
+    const std::string_view text(reinterpret_cast<const char*>(mapped_.bytes().data()),
+                                mapped_.bytes().size());
+    if (file_.file.extension() == ".jsonl")
+      read_lines(text);
+    else
+      read_bytes(text);
+    if (sequences_.empty()) refuse("holds no sequence that is long enough");
+    return std::move(sequences_);
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw InputError(line_ > 0 ? fmt::format("{}:{}: {}", file_.file.string(), line_, what)
+                               : fmt::format("{}: {}", file_.file.string(), what));
+  }
+  [[noreturn]] void refuse_configuration(const std::string& key, const std::string& what) const {
+    throw ConfigError(fmt::format("{}: {}: {}", plan_.file.string(), key, what));
+  }
+  bool is_full() const {
+    return plan_.sequences && static_cast<int64_t>(sequences_.size()) >= *plan_.sequences;
+  }
+
+  void read_lines(std::string_view text) {
+    while (!text.empty() && !is_full()) {
+      const size_t end = std::min(text.find('\n'), text.size());
+      const std::string_view line = text.substr(0, end);
+      text.remove_prefix(std::min(end + 1, text.size()));
+      ++line_;
+      if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+      const Json json = Json::parse(line.begin(), line.end(), nullptr, false);
+      if (!json.is_object()) refuse("is no JSON object");
+      take_line(json);
+    }
+    line_ = 0;
+  }
+
+  void take_line(const Json& json) {
+    const auto prompt = tokens_of(json, "prompt", true), answer = tokens_of(json, "answer", false);
+    auto whole = tokens_of(json, "tokens", true);
+    if (!whole) whole = tokens_of(json, "text", true);
+    if (prompt.has_value() == whole.has_value()) refuse("needs prompt (and answer), or else tokens or text");
+    EvalSequence sequence;
+    if (plan_.mode == EvalMode::generate) {
+      sequence.tokens = prompt ? *prompt : *whole;
+      sequence.prompt_tokens = static_cast<int64_t>(sequence.tokens.size());
+      if (answer) sequence.answer = *answer;
+      take_spans(json, sequence);
+      sequence.new_tokens = plan_.max_new_tokens.value_or(static_cast<int64_t>(sequence.answer.size()));
+      if (sequence.new_tokens == 0)
+        refuse("has no answer whose length would say how much to write; max_new_tokens would be right");
+    } else {
+      if (prompt && !answer) refuse("has a prompt and no answer; the text that follows would be right");
+      sequence.tokens = prompt ? *prompt : *whole;
+      if (prompt) sequence.tokens.insert(sequence.tokens.end(), answer->begin(), answer->end());
+      if (!plan_.prompt_tokens && !prompt)
+        refuse_configuration("prompt_tokens",
+                             "is missing, and " + file_.name + " has lines without a prompt");
+      sequence.prompt_tokens =
+          plan_.prompt_tokens.value_or(prompt ? static_cast<int64_t>(prompt->size()) : 0);
+      if (plan_.tokens && static_cast<int64_t>(sequence.tokens.size()) > *plan_.tokens)
+        sequence.tokens.resize(static_cast<size_t>(*plan_.tokens));
+      if (static_cast<int64_t>(sequence.tokens.size()) < sequence.prompt_tokens + 2)
+        refuse(fmt::format("has {} tokens, which leaves nothing to measure after a prompt of {}",
+                           sequence.tokens.size(), sequence.prompt_tokens));
+    }
+    add(std::move(sequence));
+  }
+
+  /// Ids, or a text where tokens are bytes; nothing where the key is not there. `begins`: byte 0 comes first.
+  std::optional<std::vector<int32_t>> tokens_of(const Json& json, const char* key, bool begins) const {
+    if (!json.contains(key)) return std::nullopt;
+    const Json& value = json[key];
+    if (value.is_string()) {
+      if (!is_byte_level(model_))
+        refuse(
+            fmt::format("{}: is a text, and the model's {} tokens are no bytes; a list of token ids would be "
+                        "right",
+                        key, model_.vocabulary));
+      return tokens_of_bytes(value.get_ref<const std::string&>(), begins);
+    }
+    if (!value.is_array()) refuse(fmt::format("{}: a text or a list of token ids would be right", key));
+    std::vector<int32_t> tokens;
+    for (const Json& token : value) {
+      if (!token.is_number_unsigned() || token.get<uint64_t>() >= static_cast<uint64_t>(model_.vocabulary))
+        refuse(fmt::format("{}: item {} is no token; 0 to {} would be right", key, tokens.size(),
+                           model_.vocabulary - 1));
+      tokens.push_back(token.get<int32_t>());
+    }
+    return tokens;
+  }
+
+  void take_spans(const Json& json, EvalSequence& sequence) const {
+    const auto length = static_cast<int64_t>(sequence.answer.size());
+    if (!json.contains("scored")) {
+      if (length > 0) sequence.scored = {{0, length}};
+      return;
+    }
+    const Json& spans = json["scored"];
+    if (!spans.is_array() || spans.empty()) refuse("scored: a list of [first, last] would be right");
+    for (const Json& span : spans) {
+      const bool is_pair =
+          span.is_array() && span.size() == 2 && span[0].is_number_unsigned() && span[1].is_number_unsigned();
+      if (!is_pair || span[0].get<uint64_t>() >= span[1].get<uint64_t>() ||
+          span[1].get<uint64_t>() > static_cast<uint64_t>(length))
+        refuse(fmt::format("scored: item {} is no [first, last] of an answer of {} tokens",
+                           sequence.scored.size(), length));
+      sequence.scored.push_back({span[0].get<int64_t>(), span[1].get<int64_t>()});
+    }
+  }
+
+  void read_bytes(std::string_view text) {
+    if (!is_byte_level(model_))
+      refuse(
+          fmt::format("is read as bytes, and the model's {} tokens are none; a .jsonl of token ids would be "
+                      "right",
+                      model_.vocabulary));
+    if (plan_.mode == EvalMode::generate)
+      refuse("is read as bytes, which say no prompts; mode generate needs a .jsonl");
+    if (!plan_.tokens || !plan_.prompt_tokens)
+      refuse_configuration(plan_.tokens ? "prompt_tokens" : "tokens",
+                           "is missing; " + file_.name + " is cut into sequences by it");
+    const auto size = static_cast<size_t>(*plan_.tokens - 1);  // after byte 0
+    while (!text.empty()) {
+      const size_t end = std::min(text.find('\0'), text.size());
+      for (size_t start = 0; start + size <= end && !is_full(); start += size) {
+        EvalSequence sequence;
+        sequence.tokens = tokens_of_bytes(text.substr(start, size), true);
+        sequence.prompt_tokens = *plan_.prompt_tokens;
+        add(std::move(sequence));
+      }
+      text.remove_prefix(std::min(end + 1, text.size()));
+    }
+  }
+
+  void add(EvalSequence sequence) {
+    if (sequence.tokens.empty() || sequence.prompt_tokens < 1) refuse("has an empty prompt");
+    if (sequence.total_tokens() > model_.context)
+      refuse(fmt::format("a sequence of {} tokens exceeds the model's context of {}", sequence.total_tokens(),
+                         model_.context));
+    sequences_.push_back(std::move(sequence));
+  }
+
+  const TraceFile& file_;
+  const EvalPlan& plan_;
+  const ModelConfig& model_;
+  MappedFile mapped_;
+  int64_t line_ = 0;  // 0: of no line
+  std::vector<EvalSequence> sequences_;
+};
+
+}  // namespace
+
+EvalData read_eval_data(const TraceFile& file, const EvalPlan& plan, const ModelConfig& model) {
+  EvalData data;
+  data.name = file.name;
+  data.sequences = DataReader(file, plan, model).read();
+  data.digest = file_digest(file.file);
+  return data;
+}
+
+}  // namespace hindsight

@@ -1,0 +1,157 @@
+#include "evaluation/eval_results.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "core/statistics.h"
+
+namespace hindsight {
+namespace {
+
+constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
+
+Coordinate counted(std::string name, int64_t n, int64_t from = 0) {
+  std::vector<int64_t> values(static_cast<size_t>(n));
+  std::iota(values.begin(), values.end(), from);
+  return {std::move(name), std::move(values)};
+}
+
+/// Standard error of the mean over sequences, each of which counts as one; NaN for fewer than two.
+double standard_error(const std::vector<double>& per_sequence) {
+  std::vector<double> defined;
+  for (const double value : per_sequence)
+    if (!std::isnan(value)) defined.push_back(value);
+  const auto n = static_cast<double>(defined.size());
+  if (defined.size() < 2) return undefined;
+  const double average = mean(defined);
+  double squares = 0;
+  for (const double value : defined) squares += (value - average) * (value - average);
+  return std::sqrt(squares / (n - 1) / n);
+}
+
+/// Rows of different lengths as one array, `fill` after their ends.
+std::vector<double> padded(const std::vector<std::vector<double>>& rows, int64_t width, double fill) {
+  std::vector<double> values(rows.size() * static_cast<size_t>(width), fill);
+  for (size_t row = 0; row < rows.size(); ++row)
+    std::copy(rows[row].begin(), rows[row].end(), values.begin() + static_cast<int64_t>(row) * width);
+  return values;
+}
+
+Series series_of(std::string name, std::vector<std::string> dimensions, std::vector<int64_t> shape,
+                 std::vector<double> values, std::string unit, std::string description,
+                 bool integral = false) {
+  return {std::move(name), std::move(dimensions), std::move(shape),      std::move(values),
+          integral,        std::move(unit),       std::move(description)};
+}
+
+/// Mean over the sequences that reach each cell.
+std::vector<double> mean_over_sequences(const std::vector<TeacherForced>& sequences,
+                                        std::vector<double> TeacherForced::*values, int64_t cells) {
+  std::vector<double> sum(static_cast<size_t>(cells), 0.0), count(sum.size(), 0.0);
+  for (const TeacherForced& sequence : sequences) {
+    const std::vector<double>& own = sequence.*values;
+    for (size_t i = 0; i < own.size(); ++i)
+      if (!std::isnan(own[i])) {
+        sum[i] += own[i];
+        count[i] += 1;
+      }
+  }
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] = count[i] > 0 ? sum[i] / count[i] : undefined;
+  return sum;
+}
+
+}  // namespace
+
+EvalMeasurements results_of(const std::vector<TeacherForced>& sequences, int64_t first_layer,
+                            int64_t n_layers) {
+  const auto n = static_cast<int64_t>(sequences.size());
+  int64_t steps = 0;
+  for (const TeacherForced& sequence : sequences)
+    steps = std::max(steps, static_cast<int64_t>(sequence.nll.size()));
+  EvalMeasurements results;
+  results.coordinates = {counted("sequence", n), counted("step", steps),
+                         counted("layer", n_layers - first_layer, first_layer)};
+
+  struct PerStep {
+    const char *name, *unit, *description;
+    std::vector<double> TeacherForced::*values;
+    bool with_error;
+  };
+  const PerStep per_step[] = {
+      {"nll", "nat", "-log p of the token that comes next", &TeacherForced::nll, false},
+      {"delta_nll", "nat", "nll less that of dense attention", &TeacherForced::delta_nll, true},
+      {"logit_kl", "nat", "KL divergence of the next token's distribution from that of dense attention",
+       &TeacherForced::logit_kl, false},
+      {"token_agreement", "1", "1 where the most likely token is that of dense attention",
+       &TeacherForced::token_agreement, true}};
+  for (const PerStep& metric : per_step) {
+    std::vector<std::vector<double>> rows;
+    std::vector<double> per_sequence;
+    for (const TeacherForced& sequence : sequences) {
+      rows.push_back(sequence.*metric.values);
+      per_sequence.push_back(mean(rows.back()));
+    }
+    std::vector<double> values = padded(rows, steps, undefined);
+    results.summary.emplace_back(std::string(metric.name) + "_mean", mean(values));
+    if (metric.with_error)
+      results.summary.emplace_back(std::string(metric.name) + "_standard_error",
+                                   standard_error(per_sequence));
+    results.series.push_back(series_of(metric.name, {"sequence", "step"}, {n, steps}, std::move(values),
+                                       metric.unit, metric.description));
+  }
+
+  const int64_t layers = n_layers - first_layer;
+  if (layers == 0) return results;
+  const auto hidden = [&](const char* name, std::vector<double> TeacherForced::*values, const char* when) {
+    std::vector<double> cells = mean_over_sequences(sequences, values, steps * layers);
+    results.summary.emplace_back(std::string(name) + "_mean", mean(cells));
+    results.series.push_back(
+        series_of(name, {"step", "layer"}, {steps, layers}, std::move(cells), "1",
+                  std::string("||h - h*|| / ||h*|| of the residual stream after the layer, ") + when +
+                      "; mean over sequences"));
+  };
+  hidden("hidden_rel_l2_first", &TeacherForced::hidden_first, "when the position is first computed");
+  hidden("hidden_rel_l2_final", &TeacherForced::hidden_final, "when the position leaves its window");
+  return results;
+}
+
+EvalMeasurements results_of(const std::vector<std::vector<int32_t>>& written,
+                            const std::vector<EvalSequence>& sequences) {
+  const auto n = static_cast<int64_t>(sequences.size());
+  std::vector<AnswerScore> scores;
+  std::vector<std::vector<double>> ids, expected;
+  size_t longest = 1;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    scores.push_back(score_answer(written[s], sequences[s]));
+    ids.emplace_back(written[s].begin(), written[s].end());
+    expected.emplace_back(sequences[s].answer.begin(), sequences[s].answer.end());
+    longest = std::max({longest, ids.back().size(), expected.back().size()});
+  }
+  EvalMeasurements results;
+  results.coordinates = {counted("sequence", n), counted("token", static_cast<int64_t>(longest))};
+  const auto add = [&](const char* name, double AnswerScore::*value, const char* unit,
+                       const char* description) {
+    std::vector<double> values;
+    for (const AnswerScore& score : scores) values.push_back(score.*value);
+    results.summary.emplace_back(std::string(name) + "_mean", mean(values));
+    results.summary.emplace_back(std::string(name) + "_standard_error", standard_error(values));
+    results.series.push_back(series_of(name, {"sequence"}, {n}, std::move(values), unit, description));
+  };
+  add("accuracy", &AnswerScore::accuracy, "1", "share of the scored parts of the answer that are right");
+  add("before_first_error", &AnswerScore::before_first_error, "1",
+      "share of the scored parts of the answer before the first that is wrong");
+  add("exact", &AnswerScore::exact, "1", "1 where the whole answer is right");
+  add("first_error", &AnswerScore::first_error, "token",
+      "place of the first wrong token; the answer's length where there is none");
+  const auto width = static_cast<int64_t>(longest);
+  results.series.push_back(series_of("written", {"sequence", "token"}, {n, width}, padded(ids, width, -1),
+                                     "1", "token ids that the model wrote, -1 after their end", true));
+  results.series.push_back(series_of("expected", {"sequence", "token"}, {n, width},
+                                     padded(expected, width, -1), "1",
+                                     "token ids of the expected answer, -1 after their end", true));
+  return results;
+}
+
+}  // namespace hindsight

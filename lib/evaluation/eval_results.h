@@ -1,0 +1,31 @@
+#pragma once
+// From what sequences gave to series and columns of a result.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "evaluation/generation.h"
+#include "evaluation/teacher_forcing.h"
+#include "results/result.h"
+
+namespace hindsight {
+
+/// Coordinates, series and summary of one point; the rest is the caller's.
+struct EvalMeasurements {
+  std::vector<Coordinate> coordinates;
+  std::vector<Series> series;
+  MetricValues summary;
+};
+
+/// Series nll, delta_nll, logit_kl, token_agreement [sequence, step] (NaN after a sequence's end), and
+/// hidden_rel_l2_first, hidden_rel_l2_final [step, layer], means over the sequences that have the step.
+EvalMeasurements results_of(const std::vector<TeacherForced>& sequences, int64_t first_layer,
+                            int64_t n_layers);
+
+/// Series accuracy, before_first_error, exact, first_error [sequence], and the token ids written and expected
+/// [sequence, token], -1 after their end.
+EvalMeasurements results_of(const std::vector<std::vector<int32_t>>& written,
+                            const std::vector<EvalSequence>& sequences);
+
+}  // namespace hindsight

@@ -1,0 +1,230 @@
+#include "evaluation/evaluation.h"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "evaluation/eval_results.h"
+#include "evaluation/kept_values.h"
+#include "methods/catalog.h"
+
+namespace hindsight {
+namespace {
+
+/// Tokens that a sequence takes one at a time.
+int64_t steps_of(const EvalPlan& plan, const EvalSequence& sequence) {
+  return plan.mode == EvalMode::teacher_forced ? teacher_forced_steps(sequence) : sequence.new_tokens - 1;
+}
+
+/// What of an evaluation decides its results beside method and data.
+std::string identity_of(const EvalPlan& plan, const EvalData& data, const std::string& model_digest) {
+  const auto text = [](const std::optional<int64_t>& value) { return value ? std::to_string(*value) : "-"; };
+  return fmt::format("{} {} {} sequences={} prompt={} tokens={} new={} temperature={} seed={}",
+                     name_of(plan.mode), model_digest, data.digest, text(plan.sequences),
+                     text(plan.prompt_tokens), text(plan.tokens), text(plan.max_new_tokens), plan.temperature,
+                     plan.temperature > 0 ? plan.seed : 0);
+}
+
+void check_point(const EvalPlan& plan, const ModelConfig& config, const MethodPoint& method,
+                 const Backend& backend) {
+  const std::string refusal =
+      backend.unsupported(DType::float32, config.head_dim, config.n_q_heads / config.n_kv_heads,
+                          method.parameters.integer("page_size"), retro_window(method.parameters));
+  if (!refusal.empty())
+    throw EnvironmentError(fmt::format("{}: method '{}' on {}: {}", plan.file.string(), method.name,
+                                       backend.device_name(), refusal));
+  if (method.selector != "dense" && method.parameters.integer("dense_layers") >= config.n_layers)
+    throw ConfigError(fmt::format(
+        "{}: method '{}': no sparse layer is left: the model has {} layers, and dense_layers is {}",
+        plan.file.string(), method.name, config.n_layers, method.parameters.integer("dense_layers")));
+}
+
+/// The points that are measured now, and how far they are.
+class Progress {
+ public:
+  Progress(SweepObserver& observer, int64_t total) : observer_(observer), total_(total) {}
+  void begin(const std::string& label) {
+    const std::lock_guard lock(mutex_);
+    label_ = label;
+    report();
+  }
+  /// From any thread. Throws what the observer throws.
+  void add(int64_t tokens) {
+    const std::lock_guard lock(mutex_);
+    done_ += tokens;
+    report();
+    observer_.check_interrupt();
+  }
+
+ private:
+  void report() { observer_.on_progress(static_cast<double>(done_), static_cast<double>(total_), label_); }
+
+  SweepObserver& observer_;
+  int64_t total_, done_ = 0;
+  std::string label_;
+  std::mutex mutex_;
+};
+
+/// Sequences [first, first + n) of a file.
+struct Group {
+  size_t first = 0, n = 0;
+};
+
+/// At most `batch` together, and fewer where threads would have no group.
+std::vector<Group> groups_of(const EvalData& data, int64_t batch, int64_t threads) {
+  std::vector<Group> groups;
+  const auto n = static_cast<int64_t>(data.sequences.size());
+  const auto size = static_cast<size_t>(std::min(batch, (n + threads - 1) / threads));
+  for (size_t first = 0; first < data.sequences.size(); first += size)
+    groups.push_back({first, std::min(size, data.sequences.size() - first)});
+  return groups;
+}
+
+class Evaluation {
+ public:
+  Evaluation(const EvalPlan& plan, const EvalSpec& spec, const Model& model, Backend& backend,
+             Progress& progress)
+      : plan_(plan),
+        spec_(spec),
+        model_(model),
+        backend_(backend),
+        progress_(progress),
+        // On the CPU groups are independent; a device runs one after the other.
+        threads_(backend.driver().empty() ? omp_get_max_threads() : 1),
+        references_(backend.available_bytes() / 2),
+        prompts_(backend.available_bytes() / 2) {}
+
+  EvalMeasurements measure(const EvalPoint& point) {
+    return plan_.mode == EvalMode::teacher_forced ? measure_teacher_forced_point(point)
+                                                  : measure_generation(point);
+  }
+
+ private:
+  std::vector<const EvalSequence*> sequences_of(const EvalData& data, Group group) const {
+    std::vector<const EvalSequence*> sequences;
+    for (size_t i = 0; i < group.n; ++i) sequences.push_back(&data.sequences[group.first + i]);
+    return sequences;
+  }
+
+  EvalMeasurements measure_teacher_forced_point(const EvalPoint& point) {
+    const EvalData& data = spec_.data[point.data];
+    const int64_t first_layer =
+        std::min(model_.config().n_layers, point.method.parameters.integer("dense_layers"));
+    const std::vector<Group> groups = groups_of(data, plan_.batch, threads_);
+    std::vector<TeacherForced> measured(data.sequences.size());
+    for_each_piece(static_cast<int64_t>(groups.size()), threads_ > 1, [&](int64_t g) {
+      const Group group = groups[static_cast<size_t>(g)];
+      const std::vector<const EvalSequence*> sequences = sequences_of(data, group);
+      std::vector<std::shared_ptr<const DenseReference>> references;
+      for (size_t i = 0; i < group.n; ++i)
+        references.push_back(references_.get({point.data, group.first + i}, [&] {
+          return make_reference(model_, backend_, *sequences[i], [&] { progress_.add(0); });
+        }));
+      std::vector<TeacherForced> own = measure_teacher_forced(
+          model_, backend_, {point.method.selector, point.method.parameters}, sequences, references,
+          first_layer, [&](int64_t tokens) { progress_.add(tokens); });
+      std::move(own.begin(), own.end(), measured.begin() + static_cast<std::ptrdiff_t>(group.first));
+    });
+    return results_of(measured, first_layer, model_.config().n_layers);
+  }
+
+  EvalMeasurements measure_generation(const EvalPoint& point) {
+    const EvalData& data = spec_.data[point.data];
+    const std::vector<Group> groups = groups_of(data, plan_.batch, threads_);
+    std::vector<std::vector<int32_t>> written(data.sequences.size());
+    for_each_piece(static_cast<int64_t>(groups.size()), threads_ > 1, [&](int64_t g) {
+      const Group group = groups[static_cast<size_t>(g)];
+      const std::vector<const EvalSequence*> sequences = sequences_of(data, group);
+      std::vector<std::shared_ptr<const Prompt>> prompts;
+      for (size_t i = 0; i < group.n; ++i)
+        prompts.push_back(prompts_.get({point.data, group.first + i}, [&] {
+          progress_.add(0);
+          return prefill(model_, backend_, sequences[i]->tokens);
+        }));
+      auto own = generate(model_, backend_, {point.method.selector, point.method.parameters}, sequences,
+                          prompts, {plan_.temperature, static_cast<uint64_t>(plan_.seed)},
+                          static_cast<int64_t>(group.first), [&](int64_t tokens) { progress_.add(tokens); });
+      std::move(own.begin(), own.end(), written.begin() + static_cast<std::ptrdiff_t>(group.first));
+    });
+    return results_of(written, data.sequences);
+  }
+
+  const EvalPlan& plan_;
+  const EvalSpec& spec_;
+  const Model& model_;
+  Backend& backend_;
+  Progress& progress_;
+  int64_t threads_;
+  using SequenceKey = std::pair<size_t, size_t>;  // file, sequence
+  KeptValues<SequenceKey, DenseReference> references_;
+  KeptValues<SequenceKey, Prompt> prompts_;
+};
+
+}  // namespace
+
+EvalSpec resolve_evaluation(const EvalPlan& plan, const ModelConfig& config, const std::string& model_digest,
+                            const Backend& backend) {
+  EvalSpec spec;
+  for (const TraceFile& file : plan.data) spec.data.push_back(read_eval_data(file, plan, config));
+  for (size_t i = 0; i < spec.data.size(); ++i)
+    for (size_t j = 0; j < i; ++j)
+      if (spec.data[i].digest == spec.data[j].digest)
+        throw ConfigError(fmt::format("{}: data: {} is byte for byte {}; every file once would be right",
+                                      plan.data[i].place, spec.data[i].name, spec.data[j].name));
+  for (const MethodPoint& method : plan.points) check_point(plan, config, method, backend);
+  for (size_t data = 0; data < spec.data.size(); ++data)
+    for (const MethodPoint& method : plan.points)
+      spec.points.push_back(
+          {point_id(method, {}, {}, identity_of(plan, spec.data[data], model_digest)), data, method});
+  return spec;
+}
+
+Protocol protocol_of(const EvalPlan& plan, const Backend& backend) {
+  Protocol protocol;
+  protocol.mode = name_of(plan.mode);
+  protocol.device = backend.device_name();
+  return protocol;
+}
+
+int64_t tokens_to_take(const EvalPlan& plan, const EvalSpec& spec, const ResultWriter* writer) {
+  int64_t tokens = 0;
+  for (const EvalPoint& point : spec.points) {
+    if (writer && writer->has(point.id)) continue;
+    for (const EvalSequence& sequence : spec.data[point.data].sequences) tokens += steps_of(plan, sequence);
+  }
+  return tokens;
+}
+
+void run_evaluation(const EvalPlan& plan, const EvalSpec& spec, const Model& model, Backend& backend,
+                    ResultWriter& writer, SweepObserver& observer) {
+  std::vector<std::string> order;
+  for (const EvalPoint& point : spec.points) order.push_back(point.id);
+  writer.set_order(order);
+  Progress progress(observer, tokens_to_take(plan, spec, &writer));
+  Evaluation evaluation(plan, spec, model, backend, progress);
+  for (const EvalPoint& point : spec.points) {
+    if (writer.has(point.id)) continue;
+    progress.begin(point.method.name);
+    EvalMeasurements measured = evaluation.measure(point);
+    PointResult result;
+    result.id = point.id;
+    result.trace = spec.data[point.data].name;
+    result.trace_digest = spec.data[point.data].digest;
+    result.name = point.method.name;
+    result.selector = point.method.selector;
+    result.parameters = point.method.parameters;
+    result.steps = "0-end";
+    result.protocol = protocol_of(plan, backend);
+    result.coordinates = std::move(measured.coordinates);
+    result.series = std::move(measured.series);
+    result.summary = std::move(measured.summary);
+    writer.add(result);
+  }
+}
+
+}  // namespace hindsight

@@ -1,0 +1,43 @@
+#pragma once
+// A prompt, attended densely (neither Quest nor RetroAttention makes the prefill sparse): where every method
+// starts from, so it is computed once for all of them.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "model/model.h"
+
+namespace hindsight {
+
+struct Prompt {
+  int64_t n_tokens = 0;
+  std::vector<std::vector<float>> k, v;  ///< per layer [P, Hkv, d], as they stand in a cache
+  std::vector<float> logits;             ///< [vocabulary] of the token after the last
+  int64_t bytes() const;
+};
+
+/// Sees rows as they are computed, in chunks: those of positions from first_position on.
+class PrefillObserver {
+ public:
+  virtual ~PrefillObserver() = default;
+  /// What attention of the layer works on.
+  virtual void on_projected(int64_t /*layer*/, int64_t /*first_position*/, const Projected& /*rows*/) {}
+  /// The residual stream [n, hidden] after the layer.
+  virtual void on_layer(int64_t /*layer*/, int64_t /*first_position*/, std::span<const float> /*rows*/) {}
+  /// A chunk begins; what it throws ends the prefill.
+  virtual void on_chunk(int64_t /*first_position*/) {}
+};
+
+/// Runs the tokens through the model in chunks. Throws std::invalid_argument where there is none.
+Prompt prefill(const Model& model, Backend& backend, std::span<const int32_t> tokens,
+               PrefillObserver* observer = nullptr);
+
+/// What of a model's layer attention depends on.
+LayerShape layer_shape(const ModelConfig& config, int64_t layer);
+
+/// Rows of [n, heads, d] on the backend.
+Tensor<float, 3> on_backend(Backend& backend, std::span<const float> rows, int64_t heads, int64_t head_dim);
+
+}  // namespace hindsight

@@ -1,0 +1,118 @@
+"""`hindsight eval` as a script sees it, with the reference model: results, statuses, one line of error with its place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import h5py
+import pytest
+
+BINARY = os.environ.get("HINDSIGHT_BIN", "")
+pytestmark = pytest.mark.skipif(not BINARY, reason="HINDSIGHT_BIN does not name the program")
+
+MODEL = Path(__file__).parents[2] / "experiments" / "reference_model" / "model"
+CONFIG = """version: 1
+model: model
+mode: generate
+data: [recall.jsonl]
+device: cpu
+methods:
+  - {name: dense, selector: dense}
+  - {name: retro, selector: quest, budget.ratio: 0.5, retro: {window: 2, query: original}}
+"""
+
+
+def hindsight(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([BINARY, *words], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model").symlink_to(MODEL)
+    table = "".join(f"k{chr(97 + i)}{chr(97 + i)}:{111 * (i + 1)}\n" for i in range(8))
+    prompt = f"\0@recall\n\n{table}\n@ask kbb kff\n@out\n"
+    (tmp_path / "recall.jsonl").write_text(
+        json.dumps({"prompt": prompt, "answer": "kbb:222\nkff:666\n", "scored": [[4, 7], [12, 15]]}) + "\n"
+    )
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def test_results_are_in_the_file_and_in_the_report(folder: Path) -> None:
+    done = hindsight("eval", "c.yaml", cwd=folder)
+    assert done.returncode == 0 and done.stdout == "", done.stderr
+    with h5py.File(folder / "results" / "c.h5") as file:
+        assert file.attrs["configuration"].count(b"selector") == 2
+        assert b"  model\n" in file.attrs["trace_sha256"]
+        for point in file["points"].values():
+            assert point.attrs["measurements"] == b"generate"
+            written = bytes(int(token) for token in point["written"][0] if token >= 0)
+            assert len(written) == 16 and written.startswith(b"k")
+            assert point["expected"][0][:4].tolist() == list(b"kbb:")
+        retro = next(p for p in file["points"].values() if p.attrs["name"] == b"retro")
+        assert retro.attrs["retro.query"] == b"original" and retro.attrs["retro.summaries"] == b"recompute"
+    report = hindsight("report", "results/c.h5", "--format", "json", cwd=folder)
+    rows = json.loads(report.stdout)
+    assert [row["name"] for row in rows] == ["dense", "retro"]
+    assert all(0 <= row["accuracy_mean"] <= 1 for row in rows)
+
+
+def test_teacher_forced_by_position_and_resumed(folder: Path) -> None:
+    words = ["eval", "c.yaml", "--set", "mode=teacher_forced", "-o", "t.h5"]
+    assert hindsight(*words, cwd=folder).returncode == 0
+    before = (folder / "t.h5").read_bytes()
+    resumed = hindsight(*words, "--resume", cwd=folder)
+    assert resumed.returncode == 0 and (folder / "t.h5").read_bytes() == before
+    by_step = json.loads(hindsight("report", "t.h5", "--by", "step", "--format", "json", cwd=folder).stdout)
+    dense = [row for row in by_step if row["name"] == "dense"]
+    assert len(dense) > 4 and all(abs(row["delta_nll_mean"]) < 1e-4 for row in dense)
+    other = hindsight("eval", "c.yaml", "-o", "t.h5", "--resume", cwd=folder)
+    assert other.returncode == 2 and "teacher_forced" in other.stderr
+
+
+def test_dry_run_says_what_would_be_done(folder: Path) -> None:
+    done = hindsight("eval", "c.yaml", "--dry-run", cwd=folder)
+    assert done.returncode == 0 and "2 points on CPU" in done.stdout and "tokens  30 to decode" in done.stdout
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "change, status, said",
+    [
+        (("mode: generate", "mode: genrate"), 2, "c.yaml:3:7: mode: 'genrate' is not known; did you mean generate?"),
+        (("mode: generate\n", ""), 2, "c.yaml:1:1: mode is missing"),
+        (("model: model\n", ""), 2, "c.yaml:1:1: model is missing"),
+        (("data:", "date:"), 2, "c.yaml:4:1: configuration: key date is not known; did you mean data?"),
+        (("device: cpu", "prompt_tokens: 3"), 2, "c.yaml:5:1: prompt_tokens: has no meaning in mode generate"),
+        (("device: cpu", "sampling: {temperature: -1}"), 2, "c.yaml:5:25: sampling.temperature: is negative"),
+        (("query: original", "query: orignal"), 2, "did you mean original?"),
+        (("selector: quest", "selector: streaming"), 2, "retro cannot refine streaming"),
+        (("selector: quest", "dense_layers: 8, selector: quest"), 2, "no sparse layer is left"),
+        (("model: model", "model: none"), 3, "none/config.json: no such file"),
+        (("recall.jsonl", "none.jsonl"), 3, "none.jsonl: no such file"),
+        (("recall.jsonl", "'*.json'"), 3, "data: no file matches"),
+        (("device: cpu", "device: cuda:99"), 4, ""),
+    ],
+)
+def test_mistakes_are_one_line_with_their_place(folder: Path, change, status: int, said: str) -> None:
+    assert change[0] in CONFIG
+    (folder / "c.yaml").write_text(CONFIG.replace(*change))
+    done = hindsight("eval", "c.yaml", cwd=folder)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr and done.stderr.startswith("hindsight: error: ")
+    assert not (folder / "results" / "c.h5").exists()
+
+
+def test_a_replay_refuses_what_only_a_model_has(folder: Path) -> None:
+    trace = shutil.copy(MODEL.parents[1] / "traces" / "quickstart.h5", folder / "t.h5")
+    assert Path(trace).exists()
+    (folder / "r.yaml").write_text(
+        "version: 1\ntraces: t.h5\nmethods:\n"
+        "  - {name: r, selector: quest, budget.ratio: 0.1, retro: {window: 2, refresh: recompute}}\n"
+    )
+    done = hindsight("run", "r.yaml", cwd=folder)
+    assert done.returncode == 2 and "r.yaml:4:70: method r: retro.refresh concerns a model that decodes" in done.stderr

@@ -1,0 +1,239 @@
+#include "evaluation/evaluation.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "evaluation/generation.h"
+#include "support/eval_case.h"
+#include "support/slow_decoder.h"
+
+namespace hindsight::test {
+namespace {
+
+/// Printable text of `n` bytes.
+std::string text_of(size_t n, uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::string text;
+  for (size_t i = 0; i < n; ++i) text += static_cast<char>('a' + generator() % 26);
+  return text;
+}
+
+const std::string methods =
+    "  - {name: dense, selector: dense}\n"
+    "  - {name: quest, selector: quest, page_size: 4, k_min: 1, dense_layers: 1, grid: {budget.ratio: [0.3, "
+    "1]}}\n"
+    "  - {name: retro, selector: quest, page_size: 4, k_min: 1, dense_layers: 1, budget.ratio: 0.3, "
+    "retro.window: 3}\n";
+
+const std::string forced = "mode: teacher_forced\ndata: t.txt\ntokens: 60\nprompt_tokens: 30\n";
+
+TEST(TeacherForced, LikelihoodsAreThoseOfTheSlowDecoder) {
+  EvalCase files;
+  files.write("t.txt", text_of(59, 1));
+  const std::vector<PointResult> points = files.run(files.plan(forced, methods));
+  ASSERT_EQ(points.size(), 4u);
+  const std::vector<SlowMethod> slow{
+      {.dense = true}, {.ratio = 0.3}, {.ratio = 1}, {.ratio = 0.3, .window = 3}};
+  std::vector<int32_t> tokens{0};
+  for (const char byte : text_of(59, 1)) tokens.push_back(byte);
+  for (size_t p = 0; p < points.size(); ++p) {
+    SlowDecoder decoder(files.model, slow[p]);
+    decoder.prompt({tokens.begin(), tokens.begin() + 30});
+    const Series& nll = series(points[p], "nll");
+    EXPECT_EQ(nll.shape, (std::vector<int64_t>{1, 29}));
+    for (size_t step = 0; step < 29; ++step) {
+      const std::vector<double> logits = decoder.step(tokens[30 + step]);
+      double sum = 0;
+      for (const double logit : logits) sum += std::exp(logit);
+      const double expected = std::log(sum) - logits[static_cast<size_t>(tokens[31 + step])];
+      EXPECT_NEAR(nll.values[step], expected, 1e-4) << points[p].name << " " << step;
+    }
+  }
+}
+
+TEST(TeacherForced, DenseAgreesWithItselfAndWholeBudgetsToo) {
+  EvalCase files;
+  files.write("t.txt", text_of(59 * 3, 2));
+  const std::vector<PointResult> points = files.run(files.plan(forced + "batch: 2\n", methods));
+  for (const size_t p : {size_t{0}, size_t{2}}) {
+    EXPECT_NEAR(summary(points[p], "delta_nll_mean"), 0, 1e-6);
+    EXPECT_NEAR(summary(points[p], "logit_kl_mean"), 0, 1e-6);
+    EXPECT_EQ(summary(points[p], "token_agreement_mean"), 1);
+    EXPECT_LT(summary(points[p], "hidden_rel_l2_final_mean"), 1e-5);
+  }
+  for (const size_t p : {size_t{1}, size_t{3}}) {
+    EXPECT_GT(summary(points[p], "logit_kl_mean"), 1e-3);
+    EXPECT_GT(summary(points[p], "hidden_rel_l2_final_mean"), 1e-2);
+  }
+  const Series& hidden = series(points[3], "hidden_rel_l2_final");
+  EXPECT_EQ(hidden.dimensions, (std::vector<std::string>{"step", "layer"}));
+  EXPECT_EQ(hidden.shape, (std::vector<int64_t>{29, 3}));
+  // Only a window changes what was computed first, and not in the last layer.
+  EXPECT_EQ(series(points[1], "hidden_rel_l2_first").values, series(points[1], "hidden_rel_l2_final").values);
+  const Series& first = series(points[3], "hidden_rel_l2_first");
+  int64_t revised = 0;
+  for (size_t i = 0; i < hidden.values.size(); ++i) {
+    if (i % 3 == 2) {
+      EXPECT_EQ(first.values[i], hidden.values[i]) << i;
+    }
+    revised += first.values[i] != hidden.values[i] ? 1 : 0;
+  }
+  EXPECT_GT(revised, 20);
+}
+
+TEST(TeacherForced, SequencesOfDifferentLengthsEndInNaN) {
+  EvalCase files;
+  files.write("d.jsonl",
+              "{\"prompt\": \"abc\", \"answer\": \"defgh\"}\n{\"prompt\": \"abcde\", \"answer\": \"xy\"}\n");
+  const std::vector<PointResult> points = files.run(files.plan("mode: teacher_forced\ndata: d.jsonl\n"));
+  const Series& nll = series(points[0], "nll");
+  ASSERT_EQ(nll.shape, (std::vector<int64_t>{2, 4}));
+  EXPECT_FALSE(std::isnan(nll.values[3]));
+  EXPECT_FALSE(std::isnan(nll.values[4]));
+  for (const size_t i : {5, 6, 7}) EXPECT_TRUE(std::isnan(nll.values[i])) << i;
+}
+
+TEST(Evaluation, BatchAndThreadsChangeNoBit) {
+  EvalCase files;
+  files.write("t.txt", text_of(59 * 5, 3));
+  const std::vector<PointResult> one = files.run(files.plan(forced + "batch: 1\noutput: one.h5\n", methods));
+  const std::vector<PointResult> five =
+      files.run(files.plan(forced + "batch: 5\noutput: five.h5\n", methods));
+  ASSERT_EQ(one.size(), five.size());
+  for (size_t p = 0; p < one.size(); ++p) {
+    EXPECT_EQ(one[p].id, five[p].id);
+    EXPECT_EQ(one[p].summary, five[p].summary);
+    for (const char* name : {"nll", "hidden_rel_l2_first", "hidden_rel_l2_final"})
+      EXPECT_EQ(series(one[p], name).values, series(five[p], name).values) << name;
+  }
+}
+
+TEST(Evaluation, AnInterruptedRunIsResumed) {
+  EvalCase files;
+  files.write("t.txt", text_of(59, 4));
+  const EvalPlan plan = files.plan(forced, methods);
+  const std::vector<PointResult> whole = files.run(plan);
+  std::filesystem::remove(plan.output);
+  SilentObserver impatient;
+  impatient.interrupt_at = 70;  // in the third point: a check for each of 29 steps, and one for the reference
+  EXPECT_THROW(files.run(plan, impatient), Interrupted);
+  EXPECT_EQ(ResultReader(plan.output).point_ids().size(), 2u);
+  SilentObserver observer;
+  const std::vector<PointResult> resumed = files.run(plan, observer, true);
+  EXPECT_EQ(observer.share(), 1);
+  ASSERT_EQ(resumed.size(), whole.size());
+  for (size_t p = 0; p < whole.size(); ++p) {
+    EXPECT_EQ(resumed[p].id, whole[p].id);
+    EXPECT_EQ(series(resumed[p], "nll").values, series(whole[p], "nll").values);
+  }
+  // What was measured in another mode is not mixed in.
+  files.write("d.jsonl", "{\"prompt\": \"abc\", \"answer\": \"de\"}\n");
+  EXPECT_THROW(files.run(files.plan("mode: generate\ndata: d.jsonl\n"), observer, true), ConfigError);
+}
+
+TEST(Evaluation, IdsFollowWhatDecidesResults) {
+  EvalCase files;
+  files.write("t.txt", text_of(59, 5));
+  const auto id = [&](const std::string& settings) {
+    return files.resolve(files.plan(settings)).points.front().id;
+  };
+  const std::string first = id(forced);
+  EXPECT_EQ(id(forced + "batch: 3\noutput: other.h5\n"), first);
+  EXPECT_NE(id("mode: teacher_forced\ndata: t.txt\ntokens: 59\nprompt_tokens: 30\n"), first);
+  files.model.tensors["model.norm.weight"].values[0] += 1;
+  files.model.write(files.dir / "model");
+  EXPECT_NE(id(forced), first);
+}
+
+TEST(Generation, WritesWhatTheSlowDecoderFindsLikeliest) {
+  EvalCase files;
+  files.write("d.jsonl", "{\"prompt\": \"abcdefgh\"}\n{\"prompt\": \"xyz\"}\n");
+  const std::vector<PointResult> points = files.run(
+      files.plan("mode: generate\ndata: d.jsonl\nmax_new_tokens: 12\n",
+                 "  - {name: r, selector: quest, page_size: 4, k_min: 1, dense_layers: 1, budget.ratio: 0.4, "
+                 "retro.window: 2}\n"));
+  const Series& written = series(points[0], "written");
+  ASSERT_EQ(written.shape, (std::vector<int64_t>{2, 12}));
+  int64_t at = 0;
+  for (const std::string& prompt : {std::string("\0abcdefgh", 9), std::string("\0xyz", 4)}) {
+    SlowDecoder decoder(files.model, {.ratio = 0.4, .window = 2});
+    std::vector<double> logits = decoder.prompt({prompt.begin(), prompt.end()});
+    for (int64_t i = 0; i < 12; ++i) {
+      const auto token =
+          static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+      EXPECT_EQ(written.values[at++], token);
+      logits = decoder.step(token);
+    }
+  }
+  EXPECT_TRUE(std::isnan(summary(points[0], "accuracy_mean")));  // nothing was expected
+}
+
+TEST(Generation, EndsAtTheModelsEndOfText) {
+  EvalCase files;
+  files.write("d.jsonl", "{\"prompt\": \"abcdefgh\"}\n");
+  const std::string settings = "mode: generate\ndata: d.jsonl\nmax_new_tokens: 12\n";
+  const std::vector<double> all = series(files.run(files.plan(settings))[0], "written").values;
+  files.model.config["eos_token_id"] = static_cast<int64_t>(all[4]);
+  files.model.write_config(files.dir / "model");
+  const std::vector<double> ended = series(files.run(files.plan(settings))[0], "written").values;
+  const auto first = std::find(all.begin(), all.end(), all[4]) - all.begin();
+  EXPECT_EQ(ended, std::vector<double>(all.begin(), all.begin() + first + 1));
+}
+
+TEST(Generation, DrawsDependOnTheSeedAlone) {
+  EvalCase files;
+  files.write("d.jsonl",
+              "{\"prompt\": \"abcdefgh\"}\n{\"prompt\": \"abcdefgh\"}\n{\"prompt\": \"abcdefgh\"}\n");
+  const auto written = [&](const std::string& more) {
+    return series(files.run(files.plan("mode: generate\ndata: d.jsonl\nmax_new_tokens: 20\n" + more))[0],
+                  "written")
+        .values;
+  };
+  const auto one = written("sampling: {temperature: 1, seed: 1}\n");
+  EXPECT_EQ(written("sampling: {temperature: 1, seed: 1}\nbatch: 1\n"), one);
+  EXPECT_NE(written("sampling: {temperature: 1, seed: 2}\n"), one);
+  EXPECT_NE(std::vector<double>(one.begin(), one.begin() + 20),
+            std::vector<double>(one.begin() + 20, one.begin() + 40));
+  EXPECT_EQ(written("sampling: {temperature: 0.00001, seed: 1}\n"), written(""));  // as good as greedy
+}
+
+TEST(AnswerScore, PartsAreRightAsAWholeAndAtTheirPlace) {
+  EvalSequence sequence;
+  sequence.answer = {1, 2, 3, 4, 5, 6};
+  sequence.scored = {{0, 2}, {2, 4}, {5, 6}};
+  const auto score = [&](std::vector<int32_t> written) { return score_answer(written, sequence); };
+  const AnswerScore right = score({1, 2, 3, 4, 5, 6, 7});
+  EXPECT_EQ(right.accuracy, 1);
+  EXPECT_EQ(right.exact, 1);
+  EXPECT_EQ(right.first_error, 6);
+  const AnswerScore unscored = score({1, 2, 3, 4, 0, 6});
+  EXPECT_EQ(unscored.accuracy, 1);
+  EXPECT_EQ(unscored.before_first_error, 1);
+  EXPECT_EQ(unscored.exact, 0);
+  EXPECT_EQ(unscored.first_error, 4);
+  const AnswerScore middle = score({1, 2, 3, 0, 5, 6});
+  EXPECT_NEAR(middle.accuracy, 2.0 / 3, 1e-12);
+  EXPECT_NEAR(middle.before_first_error, 1.0 / 3, 1e-12);
+  const AnswerScore wrong_first = score({0, 2, 3, 4, 5, 6});
+  EXPECT_NEAR(wrong_first.accuracy, 2.0 / 3, 1e-12);
+  EXPECT_EQ(wrong_first.before_first_error, 0);
+  const AnswerScore short_one = score({1, 2, 3});
+  EXPECT_NEAR(short_one.accuracy, 1.0 / 3, 1e-12);
+  EXPECT_EQ(short_one.first_error, 3);
+}
+
+TEST(Sampling, FollowsTheDistribution) {
+  const std::vector<float> logits{std::log(1.0f), std::log(2.0f), std::log(5.0f), -1000};
+  std::vector<double> share(4, 0.0);
+  constexpr int64_t draws = 20000;
+  for (int64_t i = 0; i < draws; ++i)
+    share[static_cast<size_t>(next_token(logits, {1, 7}, 0, i))] += 1.0 / draws;
+  const double expected[] = {1.0 / 8, 2.0 / 8, 5.0 / 8, 0};
+  // Five standard errors of a share of a half.
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(share[i], expected[i], 5 * 0.5 / std::sqrt(draws)) << i;
+}
+
+}  // namespace
+}  // namespace hindsight::test
