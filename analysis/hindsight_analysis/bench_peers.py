@@ -1,12 +1,13 @@
-"""Times what a user could assemble today, beside bench_steps in the same session, and prints ratios.
+"""Times what a user could assemble today, beside bench_steps in the same session; prints ratios.
 
     build/release/apps/bench/bench_steps --benchmark_out=ours.json
     python -m hindsight_analysis.bench_peers --ours ours.json --out peers.json
 
-Needs a GPU and PyTorch. Peers: PyTorch's scaled_dot_product_attention over contiguous keys and values (each
-backend that runs), and a Quest step of PyTorch operations (page bounds as one product, topk, gather, attention).
-Each is captured in a CUDA graph that goes through layers whose working set exceeds the L2 cache; a time is the
-median of 21 replays, divided by the layers. bfloat16, 32 query heads, head dimension 128, as in bench_steps.
+Needs a GPU and PyTorch. Peers: PyTorch's scaled_dot_product_attention over contiguous keys and values
+(each backend that runs), and a Quest step of PyTorch operations (page bounds as one product, topk,
+gather, attention). Each is captured in a CUDA graph that goes through layers whose working set exceeds
+the L2 cache; a time is the median of 21 replays, divided by the layers. bfloat16, 32 query heads, head
+dimension 128, as in bench_steps.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hindsight_analysis.step_times import Workload as StepWorkload
+from hindsight_analysis.step_times import load_step_times
 
 Q_HEADS, HEAD_DIM, PAGE, REPLAYS = 32, 128, 16, 21
 BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
@@ -44,7 +48,10 @@ class Workload:
     @property
     def quest_bytes(self) -> int:
         metadata = self.batch * self.context // PAGE * 2 * self.kv_heads * HEAD_DIM * 2
-        return metadata + self.batch * min(self.budget, self.context) * 2 * self.kv_heads * HEAD_DIM * 2
+        return (
+            metadata
+            + self.batch * min(self.budget, self.context) * 2 * self.kv_heads * HEAD_DIM * 2
+        )
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -77,7 +84,9 @@ def graph_us(runs: list[Callable[[], object]]) -> float:
 def dense(workload: Workload, backend: SDPBackend) -> float:
     """q [B, Hq, 1, d] over k, v [B, Hkv, T, d], contiguous."""
     shape = (workload.batch, workload.kv_heads, workload.context, HEAD_DIM)
-    layers = [(normal(*shape), normal(*shape)) for _ in range(workload.layers(workload.dense_bytes))]
+    layers = [
+        (normal(*shape), normal(*shape)) for _ in range(workload.layers(workload.dense_bytes))
+    ]
     q = normal(workload.batch, Q_HEADS, 1, HEAD_DIM)
 
     def attend(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -89,7 +98,7 @@ def dense(workload: Workload, backend: SDPBackend) -> float:
 
 
 def quest(workload: Workload) -> float:
-    """Bounds [q+, q-].[max; min] averaged over the group, topk, gather of pages, attention over them."""
+    """Bounds [q+, q-].[max; min] averaged over the group, topk, gather, attention."""
     pages, budget = workload.context // PAGE, min(workload.budget, workload.context) // PAGE
     heads = workload.batch * workload.kv_heads
     group = Q_HEADS // workload.kv_heads
@@ -113,20 +122,13 @@ def quest(workload: Workload) -> float:
     return graph_us([lambda layer=layer: step(*layer) for layer in layers])
 
 
-def ours_by_name(file: str) -> dict[str, float]:
-    """Times of bench_steps in microseconds, by <what>/<heads>/b<batch>/<context>/w<window>/k<budget>/cold."""
-    with open(file, encoding="utf-8") as opened:
-        runs = json.load(opened)["benchmarks"]
-    return {
-        run["name"].split("/iterations")[0]: run["real_time"]
-        for run in runs
-        if "error_occurred" not in run
-    }
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--ours", required=True, help="JSON of bench_steps, measured in the same session")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--ours", required=True, help="JSON of bench_steps, measured in the same session"
+    )
     parser.add_argument("--out", required=True, help="JSON file of the peers' times")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--contexts", type=int, nargs="+", default=[4096, 16384, 32768, 131072])
@@ -137,29 +139,55 @@ def main() -> int:
         print("bench_peers: PyTorch sees no GPU; run it on a machine with one", file=sys.stderr)
         return 4
 
-    ours = ours_by_name(arguments.ours)
+    ours = load_step_times(arguments.ours)
     rows = []
     print("| batch | context | what | ours us | peer | peer us | ours / peer |")
     print("|---|---|---|---|---|---|---|")
     for batch in arguments.batches:
         for context in arguments.contexts:
             workload = Workload(arguments.kv_heads, batch, context, arguments.budget)
-            place = f"{Q_HEADS}:{arguments.kv_heads}/b{batch}/{context}/w1/k{arguments.budget}/cold"
-            peers = [("dense", name, lambda b=backend: dense(workload, b)) for name, backend in BACKENDS.items()]
+            peers = [
+                ("dense", name, lambda b=backend: dense(workload, b))
+                for name, backend in BACKENDS.items()
+            ]
             peers.append(("step", "Quest of PyTorch operations", lambda: quest(workload)))
             for what, peer, measure in peers:
                 try:
                     us = measure()
                 except RuntimeError as error:  # a backend that does not take the shape
-                    print(f"bench_peers: {peer} at {place}: {str(error).splitlines()[0]}", file=sys.stderr)
+                    reason = str(error).splitlines()[0]
+                    print(
+                        f"bench_peers: {peer}, batch {batch}, {context} tokens: {reason}",
+                        file=sys.stderr,
+                    )
                     continue
-                own = ours.get(f"{what}/{place}")
-                rows.append({"what": what, "place": place, "peer": peer, "us": us, "ours_us": own})
-                ratio = f"{own / us:.2f}" if own else "-"
-                print(f"| {batch} | {context} | {what} | {own or 0:.1f} | {peer} | {us:.1f} | {ratio} |", flush=True)
+                own = ours.get(
+                    StepWorkload(
+                        what,
+                        Q_HEADS,
+                        arguments.kv_heads,
+                        batch,
+                        context,
+                        1,
+                        arguments.budget,
+                        "cold",
+                    )
+                )
+                row = {"what": what, "batch": batch, "context": context, "peer": peer, "us": us}
+                rows.append({**row, "ours_us": own.us if own else None})
+                figures = (
+                    f"{own.us:.1f} | {peer} | {us:.1f} | {own.us / us:.2f}"
+                    if own
+                    else f"- | {peer} | {us:.1f} | -"
+                )
+                print(f"| {batch} | {context} | {what} | {figures} |", flush=True)
                 torch.cuda.empty_cache()
     with open(arguments.out, "w", encoding="utf-8") as out:
-        json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}, out, indent=1)
+        json.dump(
+            {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows},
+            out,
+            indent=1,
+        )
     return 0
 
 
