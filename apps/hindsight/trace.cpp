@@ -1,4 +1,4 @@
-// hindsight trace info | validate | synth | convert.
+// hindsight trace info | validate | synth | convert (capture: capture.cpp).
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -9,6 +9,7 @@
 #include "commands.h"
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "dtype_option.h"
 #include "progress.h"
 #include "results/table.h"
 #include "trace/convert.h"
@@ -16,9 +17,6 @@
 
 namespace hindsight::app {
 namespace {
-
-const std::map<std::string, DType> dtypes{
-    {"float16", DType::float16}, {"bfloat16", DType::bfloat16}, {"float32", DType::float32}};
 
 void print_info(const std::string& file) {
   const TraceReader reader(file);
@@ -75,7 +73,7 @@ void add_synth(CLI::App& trace, CommandLine& line) {
   synth->add_option("--kv-heads", options->n_kv_heads, "KV heads")->capture_default_str();
   synth->add_option("--head-dim", options->head_dim, "head dimension")->capture_default_str();
   synth->add_option("--dtype", options->dtype, "float16, bfloat16 or float32")
-      ->transform(CLI::CheckedTransformer(dtypes))
+      ->transform(CLI::CheckedTransformer(dtype_names()))
       ->default_str("bfloat16");
   synth->add_option("--seed", options->seed, "the same seed gives the same bytes")->capture_default_str();
   synth->add_option("--sinks", options->sinks, "first tokens that every query attends to")
@@ -155,6 +153,7 @@ void add_trace_command(CLI::App& app, CommandLine& line) {
   check->callback([file, &line] { line.action = [file, &line] { validate(*file, line); }; });
   add_synth(*trace, line);
   add_convert(*trace, line);
+  add_capture_command(*trace, line);
 }
 
 }  // namespace hindsight::app
