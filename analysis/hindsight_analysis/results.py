@@ -59,7 +59,12 @@ def _plain(value):
 
 
 def _range(point: h5py.Group) -> dict[str, str]:
-    """The steps that were asked for (in older files: that there are) and the layers of a point."""
+    """The steps that were asked for (in older files: that there are) and the layers of a point.
+
+    Points of answers that a model wrote have neither.
+    """
+    if "step" not in point or "layer" not in point:
+        return {"steps": _plain(point.attrs.get("steps", "")), "layers": ""}
     steps, layers = point["step"], point["layer"]
     return {
         "steps": _plain(point.attrs.get("steps", f"{steps[0]}-{steps[-1]}")),

@@ -20,6 +20,8 @@ void add_eval_command(CLI::App& app, CommandLine& line);
 void add_report_command(CLI::App& app, CommandLine& line);
 void add_compare_command(CLI::App& app, CommandLine& line);
 void add_trace_command(CLI::App& app, CommandLine& line);
+/// Below `hindsight trace`.
+void add_capture_command(CLI::App& trace, CommandLine& line);
 void add_methods_command(CLI::App& app, CommandLine& line);
 void add_version_command(CLI::App& app, CommandLine& line);
 

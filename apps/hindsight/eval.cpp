@@ -62,7 +62,7 @@ void add_eval_command(CLI::App& app, CommandLine& line) {
   CLI::App* command = app.add_subcommand("eval", "let a model decode with every method of a sweep");
   add_sweep_options(*command, *options);
   command->footer(
-      "Example: hindsight eval configs/closed_loop.yaml --set sequences=4 -o /tmp/closed_loop.h5");
+      "Example: hindsight eval experiments/closed_loop/tasks.yaml --set sequences=4 -o /tmp/tasks.h5");
   command->callback([options, &line] { line.action = [options, &line] { evaluate(*options, line); }; });
 }
 

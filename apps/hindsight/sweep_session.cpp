@@ -41,7 +41,7 @@ void add_sweep_options(CLI::App& command, SweepOptions& options) {
       ->take_all();
   command.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
   command.add_flag("--resume", options.resume, "keep the finished points of the result file");
-  command.add_flag("--dry-run", options.dry_run, "show the points, and the memory and time expected");
+  command.add_flag("--dry-run", options.dry_run, "show the points and what they would take");
 }
 
 std::unique_ptr<Backend> open_backend(const std::string& device) {

@@ -1,4 +1,4 @@
-// hindsight trace info | validate | synth | convert.
+// hindsight trace info | validate | synth | convert (capture: capture.cpp).
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -9,6 +9,7 @@
 #include "commands.h"
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "dtype_option.h"
 #include "progress.h"
 #include "results/table.h"
 #include "trace/convert.h"
@@ -16,9 +17,6 @@
 
 namespace hindsight::app {
 namespace {
-
-const std::map<std::string, DType> dtypes{
-    {"float16", DType::float16}, {"bfloat16", DType::bfloat16}, {"float32", DType::float32}};
 
 void print_info(const std::string& file) {
   const TraceReader reader(file);
@@ -78,12 +76,7 @@ void add_synth(CLI::App& trace, CommandLine& line) {
   synth->add_option("--q-heads", options->n_q_heads, "query heads")->capture_default_str();
   synth->add_option("--kv-heads", options->n_kv_heads, "KV heads")->capture_default_str();
   synth->add_option("--head-dim", options->head_dim, "head dimension")->capture_default_str();
-  synth
-      ->add_option_function<std::string>(
-          "--dtype", [options](const std::string& name) { options->dtype = dtypes.at(name); },
-          "float16, bfloat16 or float32")
-      ->check(CLI::IsMember(dtypes))
-      ->default_str("bfloat16");
+  add_dtype_option(*synth, options->dtype, "");
   synth->add_option("--seed", options->seed, "the same seed gives the same bytes")->capture_default_str();
   synth->add_option("--sinks", options->sinks, "first tokens that every query attends to")
       ->capture_default_str();
@@ -162,6 +155,7 @@ void add_trace_command(CLI::App& app, CommandLine& line) {
   check->callback([file, &line] { line.action = [file, &line] { validate(*file, line); }; });
   add_synth(*trace, line);
   add_convert(*trace, line);
+  add_capture_command(*trace, line);
 }
 
 }  // namespace hindsight::app

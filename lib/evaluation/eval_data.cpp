@@ -28,27 +28,99 @@ std::vector<int32_t> tokens_of_bytes(std::string_view bytes, bool begins) {
   return tokens;
 }
 
-class DataReader {
+/// The lines and the tokens of a file.
+class TokenReader {
+ public:
+  TokenReader(const TraceFile& file, const ModelConfig& model)
+      : file_(file), model_(model), mapped_(file.file) {}
+
+ protected:
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw InputError(line_ > 0 ? fmt::format("{}:{}: {}", file_.file.string(), line_, what)
+                               : fmt::format("{}: {}", file_.file.string(), what));
+  }
+  bool has_lines() const { return file_.file.extension() == ".jsonl"; }
+  std::string_view text() const {
+    return {reinterpret_cast<const char*>(mapped_.bytes().data()), mapped_.bytes().size()};
+  }
+  void require_bytes() const {
+    if (!is_byte_level(model_))
+      refuse(
+          fmt::format("is read as bytes, and the model's {} tokens are none; a .jsonl of token ids would be "
+                      "right",
+                      model_.vocabulary));
+  }
+
+  /// Calls take(object) for each line until it returns false.
+  template <class Take>
+  void for_each_line(Take&& take) {
+    std::string_view rest = text();
+    bool goes_on = true;
+    while (goes_on && !rest.empty()) {
+      const size_t end = std::min(rest.find('\n'), rest.size());
+      const std::string_view line = rest.substr(0, end);
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+      ++line_;
+      if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+      const Json json = Json::parse(line.begin(), line.end(), nullptr, false);
+      if (!json.is_object()) refuse("is no JSON object");
+      goes_on = take(json);
+    }
+    line_ = 0;
+  }
+
+  /// Ids, or a text where tokens are bytes; nothing where the key is not there. `begins`: byte 0 comes first.
+  std::optional<std::vector<int32_t>> tokens_of(const Json& json, const char* key, bool begins) const {
+    if (!json.contains(key)) return std::nullopt;
+    const Json& value = json[key];
+    if (value.is_string()) {
+      if (!is_byte_level(model_))
+        refuse(
+            fmt::format("{}: is a text, and the model's {} tokens are no bytes; a list of token ids would be "
+                        "right",
+                        key, model_.vocabulary));
+      return tokens_of_bytes(value.get_ref<const std::string&>(), begins);
+    }
+    if (!value.is_array()) refuse(fmt::format("{}: a text or a list of token ids would be right", key));
+    std::vector<int32_t> tokens;
+    for (const Json& token : value) {
+      if (!token.is_number_unsigned() || token.get<uint64_t>() >= static_cast<uint64_t>(model_.vocabulary))
+        refuse(fmt::format("{}: item {} is no token; 0 to {} would be right", key, tokens.size(),
+                           model_.vocabulary - 1));
+      tokens.push_back(token.get<int32_t>());
+    }
+    return tokens;
+  }
+  /// What a line calls its text.
+  std::optional<std::vector<int32_t>> whole_text_of(const Json& json) const {
+    auto whole = tokens_of(json, "tokens", true);
+    return whole ? whole : tokens_of(json, "text", true);
+  }
+
+  const TraceFile& file_;
+  const ModelConfig& model_;
+  MappedFile mapped_;
+  int64_t line_ = 0;  // 0: of no line
+};
+
+class DataReader : TokenReader {
  public:
   DataReader(const TraceFile& file, const EvalPlan& plan, const ModelConfig& model)
-      : file_(file), plan_(plan), model_(model), mapped_(file.file) {}
+      : TokenReader(file, model), plan_(plan) {}
 
   std::vector<EvalSequence> read() {
-    const std::string_view text(reinterpret_cast<const char*>(mapped_.bytes().data()),
-                                mapped_.bytes().size());
-    if (file_.file.extension() == ".jsonl")
-      read_lines(text);
+    if (has_lines())
+      for_each_line([&](const Json& json) {
+        take_line(json);
+        return !is_full();
+      });
     else
-      read_bytes(text);
+      read_bytes(text());
     if (sequences_.empty()) refuse("holds no sequence that is long enough");
     return std::move(sequences_);
   }
 
  private:
-  [[noreturn]] void refuse(const std::string& what) const {
-    throw InputError(line_ > 0 ? fmt::format("{}:{}: {}", file_.file.string(), line_, what)
-                               : fmt::format("{}: {}", file_.file.string(), what));
-  }
   [[noreturn]] void refuse_configuration(const std::string& key, const std::string& what) const {
     throw ConfigError(fmt::format("{}: {}: {}", plan_.file.string(), key, what));
   }
@@ -56,24 +128,9 @@ class DataReader {
     return plan_.sequences && static_cast<int64_t>(sequences_.size()) >= *plan_.sequences;
   }
 
-  void read_lines(std::string_view text) {
-    while (!text.empty() && !is_full()) {
-      const size_t end = std::min(text.find('\n'), text.size());
-      const std::string_view line = text.substr(0, end);
-      text.remove_prefix(std::min(end + 1, text.size()));
-      ++line_;
-      if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-      const Json json = Json::parse(line.begin(), line.end(), nullptr, false);
-      if (!json.is_object()) refuse("is no JSON object");
-      take_line(json);
-    }
-    line_ = 0;
-  }
-
   void take_line(const Json& json) {
     const auto prompt = tokens_of(json, "prompt", true), answer = tokens_of(json, "answer", false);
-    auto whole = tokens_of(json, "tokens", true);
-    if (!whole) whole = tokens_of(json, "text", true);
+    const auto whole = whole_text_of(json);
     if (prompt.has_value() == whole.has_value()) refuse("needs prompt (and answer), or else tokens or text");
     EvalSequence sequence;
     if (plan_.mode == EvalMode::generate) {
@@ -100,29 +157,6 @@ class DataReader {
                            sequence.tokens.size(), sequence.prompt_tokens));
     }
     add(std::move(sequence));
-  }
-
-  /// Ids, or a text where tokens are bytes; nothing where the key is not there. `begins`: byte 0 comes first.
-  std::optional<std::vector<int32_t>> tokens_of(const Json& json, const char* key, bool begins) const {
-    if (!json.contains(key)) return std::nullopt;
-    const Json& value = json[key];
-    if (value.is_string()) {
-      if (!is_byte_level(model_))
-        refuse(
-            fmt::format("{}: is a text, and the model's {} tokens are no bytes; a list of token ids would be "
-                        "right",
-                        key, model_.vocabulary));
-      return tokens_of_bytes(value.get_ref<const std::string&>(), begins);
-    }
-    if (!value.is_array()) refuse(fmt::format("{}: a text or a list of token ids would be right", key));
-    std::vector<int32_t> tokens;
-    for (const Json& token : value) {
-      if (!token.is_number_unsigned() || token.get<uint64_t>() >= static_cast<uint64_t>(model_.vocabulary))
-        refuse(fmt::format("{}: item {} is no token; 0 to {} would be right", key, tokens.size(),
-                           model_.vocabulary - 1));
-      tokens.push_back(token.get<int32_t>());
-    }
-    return tokens;
   }
 
   void take_spans(const Json& json, EvalSequence& sequence) const {
@@ -176,12 +210,29 @@ class DataReader {
     sequences_.push_back(std::move(sequence));
   }
 
-  const TraceFile& file_;
   const EvalPlan& plan_;
-  const ModelConfig& model_;
-  MappedFile mapped_;
-  int64_t line_ = 0;  // 0: of no line
   std::vector<EvalSequence> sequences_;
+};
+
+/// The one text of a file.
+class WholeTextReader : TokenReader {
+ public:
+  using TokenReader::TokenReader;
+
+  std::vector<int32_t> read() {
+    if (!has_lines()) {
+      require_bytes();
+      return tokens_of_bytes(text(), true);
+    }
+    std::optional<std::vector<int32_t>> tokens;
+    for_each_line([&](const Json& json) {
+      tokens = whole_text_of(json);
+      if (!tokens) refuse("needs tokens or text");
+      return false;
+    });
+    if (!tokens) refuse("holds no line");
+    return *tokens;
+  }
 };
 
 }  // namespace
@@ -192,6 +243,10 @@ EvalData read_eval_data(const TraceFile& file, const EvalPlan& plan, const Model
   data.sequences = DataReader(file, plan, model).read();
   data.digest = file_digest(file.file);
   return data;
+}
+
+std::vector<int32_t> read_whole_text(const TraceFile& file, const ModelConfig& model) {
+  return WholeTextReader(file, model).read();
 }
 
 }  // namespace hindsight

@@ -45,4 +45,7 @@ struct EvalData {
 /// wrong) and ConfigError (the configuration lacks what the file needs).
 EvalData read_eval_data(const TraceFile& file, const EvalPlan& plan, const ModelConfig& model);
 
+/// All tokens of a text, or of the `tokens` or `text` of the first line of a .jsonl. Throws InputError.
+std::vector<int32_t> read_whole_text(const TraceFile& file, const ModelConfig& model);
+
 }  // namespace hindsight

@@ -116,3 +116,17 @@ def test_a_replay_refuses_what_only_a_model_has(folder: Path) -> None:
     )
     done = hindsight("run", "r.yaml", cwd=folder)
     assert done.returncode == 2 and "r.yaml:4:70: method r: retro.refresh concerns a model that decodes" in done.stderr
+
+
+def test_a_trace_is_captured_without_python(folder: Path) -> None:
+    (folder / "text").write_text("the text of a file that is captured, byte for byte\n" * 3)
+    words = "trace capture --model model --text text --prompt-tokens 100 --tokens 140 --layers 2,7 -o t.h5".split()
+    done = hindsight(*words, cwd=folder)
+    assert done.returncode == 0 and done.stdout == "", done.stderr
+    assert hindsight("trace", "validate", "t.h5", cwd=folder).returncode == 0
+    with h5py.File(folder / "t.h5") as file:
+        assert sorted(file["layers"]) == ["2", "7"] and file["layers/2/q"].shape == (40, 4, 64)
+        assert bytes(file["tokens"][1:9].astype("uint8")) == b"the text" and file["tokens"][0] == 0
+    words[words.index("140")], words[-1] = "600", "u.h5"
+    too_long = hindsight(*words, cwd=folder)
+    assert too_long.returncode == 2 and "--text: has " in too_long.stderr and not (folder / "u.h5").exists()

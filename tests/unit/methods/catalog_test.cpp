@@ -6,6 +6,7 @@
 
 #include <set>
 
+#include "config/eval_plan.h"
 #include "config/sweep_plan.h"
 
 namespace hindsight {
@@ -55,6 +56,19 @@ TEST(Configs, AllOfThemLoad) {
     ++loaded;
   }
   EXPECT_GE(loaded, 5);
+}
+
+TEST(Configs, EvaluationsLoad) {
+  int loaded = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(HINDSIGHT_SOURCE_DIR "/experiments/closed_loop")) {
+    if (entry.path().extension() != ".yaml") continue;
+    const EvalPlan plan = load_eval_plan(entry.path(), method_catalog());
+    EXPECT_FALSE(plan.points.empty()) << entry.path();
+    EXPECT_TRUE(std::filesystem::exists(plan.model / "config.json")) << plan.model;
+    ++loaded;
+  }
+  EXPECT_GE(loaded, 3);
 }
 
 struct BudgetCase {

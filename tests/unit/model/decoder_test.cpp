@@ -268,12 +268,12 @@ TEST_F(OneModel, EverySelectorDecodes) {
                                         .parameters};
   };
   const Decoded reference = decode(model_, *backend_, dense(), texts());
-  for (const char* selector : {"streaming", "oracle_pages", "random"})
+  for (const char* selector : {"streaming", "tova", "oracle_pages", "random"})
     EXPECT_LT(largest_difference(decode(model_, *backend_, with(selector, 1.0), texts()), reference),
               logit_tolerance)
         << selector;
   // Quest's presets round a budget down to pages, also a whole one.
-  for (const char* selector : {"streaming", "oracle_pages", "random", "quest_eval", "quest_kernel"})
+  for (const char* selector : {"streaming", "tova", "oracle_pages", "random", "quest_eval", "quest_kernel"})
     EXPECT_GT(largest_difference(decode(model_, *backend_, with(selector, 0.2), texts()), reference),
               20 * logit_tolerance)
         << selector;
