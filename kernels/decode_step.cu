@@ -7,10 +7,9 @@
 //   3  scores are no longer needed        (before results are handed over, in their place)
 //   4  all results are there              (before rows are merged)
 //
-// One sequence and head after another would leave the memory idle most of the time; here a step is one chain
-// of waits: for the step and the page table, for summaries, for the others' scores, for keys and values.
-// Between them every instruction runs once or a few times, so that code must be small: fetching it costs as
-// much as running it.
+// A step is one chain of waits: for the step and the page table, for summaries, for the others' scores, for
+// keys and values. Between them every instruction runs once or a few times, so that code must be small:
+// fetching it costs as much as running it.
 
 #include <algorithm>
 #include <climits>
@@ -18,7 +17,6 @@
 #include "kernels/block_select.cuh"
 #include "kernels/cluster.cuh"
 #include "kernels/dispatch.cuh"
-#include "kernels/lane_group.cuh"
 #include "kernels/warp_stream.cuh"
 
 namespace hindsight::kernels {
@@ -26,6 +24,7 @@ namespace {
 
 constexpr int kStepThreads = 512;
 constexpr int kStepWarps = kStepThreads / 32;
+
 /// Sizes that are known at launch.
 struct StepLayout {
   int scores;  ///< floats: scores of all pages, and later the results that a block is handed
@@ -266,8 +265,7 @@ class StepBlock {
     }
   }
 
-  /// The block scores its share of the complete pages, those before the step's own, eight a warp; the next
-  /// sixteen are under way meanwhile.
+  /// A warp's way through the block's share of the complete pages, those before the step's own.
   struct Scoring {
     int first, end;  ///< pages
     int pool;        ///< of page first + two rounds + lane % 8
@@ -305,6 +303,7 @@ class StepBlock {
     return {first, end, look_up(first + 2 * scoring_round, end)};
   }
 
+  /// Eight pages a warp at a time; the next sixteen are under way meanwhile.
   __device__ void score(Scoring scoring) const {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll 1
