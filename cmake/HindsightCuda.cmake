@@ -3,6 +3,9 @@
 set(HINDSIGHT_CUDA AUTO CACHE STRING "CUDA backend: ON, OFF, or AUTO (if a CUDA compiler is found)")
 set_property(CACHE HINDSIGHT_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(HINDSIGHT_HAS_CUDA OFF)
+if(NOT HINDSIGHT_CUDA MATCHES "^(AUTO|ON|OFF)$")  # anything else would be taken as ON
+  message(FATAL_ERROR "HINDSIGHT_CUDA=${HINDSIGHT_CUDA} is not known; ON, OFF or AUTO would be right")
+endif()
 
 if(HINDSIGHT_CUDA)
   include(CheckLanguage)

@@ -3,7 +3,7 @@
 
 #include <climits>
 
-#include "kernels/mma_attention.cuh"
+#include "kernels/warp_stream.cuh"
 
 namespace hindsight::kernels {
 namespace {
@@ -81,12 +81,31 @@ __global__ __launch_bounds__(kMmaThreads<R>) void attend_mma_kernel(
                            blockIdx.z, gridDim.z, target);
 }
 
-/// Calls f(integral_constant<R>) with the tile of tensor cores that holds the rows best.
-template <class F>
-cudaError_t dispatch_mma_rows(int rows, F&& f) {
-  if (rows <= 16) return f(std::integral_constant<int, 16>{});
-  if (rows <= 32) return f(std::integral_constant<int, 32>{});
-  return f(std::integral_constant<int, 64>{});
+template <class T, int D>
+__global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
+    const __grid_constant__ AttendParams params, SplitTarget target) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
+  auto* const pages = reinterpret_cast<StreamPage*>(shared_bytes + sizeof(StreamShared<T, D>));
+  const WindowProblem problem = window_problem<16>(params);
+  const int page_chunks = params.kv.page_size / kChunk;
+  const int split_chunks = ceil_div(problem.listed * page_chunks, gridDim.z);
+  const int first = static_cast<int>(blockIdx.z) * split_chunks / page_chunks;
+  const int end =
+      min(problem.listed, ceil_div((static_cast<int>(blockIdx.z) + 1) * split_chunks, page_chunks));
+  for (int x = first + threadIdx.x; x < end; x += kStreamThreads) {
+    const Token token = problem.token(x * params.kv.page_size);
+    pages[x - first] = {token.page, token.previous,
+                        static_cast<int>(pool_page(params.kv, problem.sequence(), token.page))};
+  }
+  // The barrier after the queries shows the pages, too.
+  attend_stream(
+      problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target, shared,
+      [&](int chunk) {
+        const StreamPage page = pages[chunk / page_chunks - first];
+        const int offset = chunk % page_chunks * kChunk;
+        return Place{chunk, page.page * params.kv.page_size + offset, page.previous, page.pool, offset};
+      });
 }
 
 }  // namespace
@@ -94,8 +113,9 @@ cudaError_t dispatch_mma_rows(int rows, F&& f) {
 SplitPlan plan_attend(const AttendParams& params, int32_t multiprocessors) {
   // The window must not count: with or without past queries, a row's own result is the same bit for bit.
   const int64_t blocks = static_cast<int64_t>(params.n_steps) * params.heads.n_q_heads / unit_heads(params);
-  return plan_splits(blocks, static_cast<int64_t>(params.lists.capacity) * params.kv.page_size, items(params),
-                     params.heads.head_dim, multiprocessors);
+  return plan_splits(params.heads, params.kv, blocks,
+                     static_cast<int64_t>(params.lists.capacity) * params.kv.page_size, items(params),
+                     multiprocessors);
 }
 
 cudaError_t attend(const AttendParams& params, cudaStream_t stream) {
@@ -109,6 +129,12 @@ cudaError_t attend(const AttendParams& params, cudaStream_t stream) {
     using T = typename decltype(type)::type;
     constexpr int D = head_dim();
     if constexpr (kMmaTakes<T, D>) {
+      const int split_pages = ceil_div(params.lists.capacity, params.splits) + 3;
+      if (params.splits > 1 && rows <= 16 && split_pages <= kStreamPages && streams(params.heads, params.kv))
+        return launch_with_splits(
+            attend_stream_kernel<T, D>, grid(16), kStreamThreads,
+            static_cast<int>(sizeof(StreamShared<T, D>) + sizeof(StreamPage) * split_pages), params,
+            items(params), D, stream);
       if (takes_mma(params.kv))
         return dispatch_mma_rows(rows, [&](auto tile) {
           constexpr int R = tile();

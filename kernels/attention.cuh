@@ -229,7 +229,10 @@ struct CombineParams {
 cudaError_t combine_splits(const CombineParams& params, cudaStream_t stream);
 
 /// How many splits give every multiprocessor a few blocks, of a run of `tokens` tokens at most.
-SplitPlan plan_splits(int64_t blocks, int64_t tokens, int64_t items, int head_dim, int multiprocessors);
+SplitPlan plan_splits(const Heads& heads, const PagedKv& kv, int64_t blocks, int64_t tokens, int64_t items,
+                      int multiprocessors);
+/// Whether a launch that is split, because it has few rows, is for the blocks of warp_stream.cuh.
+bool streams(const Heads& heads, const PagedKv& kv);
 
 /// Where a launch with `splits` splits writes: straight to the results if there is one, else to the
 /// workspace.

@@ -3,7 +3,7 @@
 
 #include <climits>
 
-#include "kernels/mma_attention.cuh"
+#include "kernels/warp_stream.cuh"
 
 namespace hindsight::kernels {
 namespace {
@@ -64,6 +64,23 @@ __global__ __launch_bounds__(kMmaThreads<R>) void dense_mma_kernel(const __grid_
   });
 }
 
+template <class T, int D>
+__global__ __launch_bounds__(kStreamThreads) void dense_stream_kernel(
+    const __grid_constant__ DenseParams params, SplitTarget target) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
+  const int page_chunks = params.kv.page_size / kChunk;
+  for_each_sequence(params, [&](const DenseProblem& problem) {
+    __syncthreads();  // the block may be done with an earlier problem only in part
+    attend_stream(problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target,
+                  shared, [&](int chunk) {
+                    const int page = chunk / page_chunks, offset = chunk % page_chunks * kChunk;
+                    return Place{chunk, chunk * kChunk, -1,
+                                 static_cast<int>(pool_page(params.kv, problem.sequence(), page)), offset};
+                  });
+  });
+}
+
 int group(const DenseParams& params) { return params.heads.n_q_heads / params.heads.n_kv_heads; }
 int64_t items(const DenseParams& params) {
   return static_cast<int64_t>(params.n_steps) * params.heads.n_q_heads;
@@ -77,7 +94,7 @@ DensePlan plan_dense(const DenseParams& params, int64_t longest, bool adjacent_s
   const int64_t blocks =
       static_cast<int64_t>(ceil_div(params.n_steps, steps_per_tile)) * params.heads.n_kv_heads;
   return {steps_per_tile,
-          plan_splits(blocks, longest, items(params), params.heads.head_dim, multiprocessors)};
+          plan_splits(params.heads, params.kv, blocks, longest, items(params), multiprocessors)};
 }
 
 cudaError_t dense(const DenseParams& params, cudaStream_t stream) {
@@ -90,6 +107,11 @@ cudaError_t dense(const DenseParams& params, cudaStream_t stream) {
     const auto launch_tile = [&](auto tile) {
       constexpr int M = tile();
       if constexpr (kMmaTakes<T, D>) {
+        if (params.splits > 1 && params.steps_per_tile * group(params) <= 16 &&
+            streams(params.heads, params.kv))
+          return launch_with_splits(dense_stream_kernel<T, D>, grid, kStreamThreads,
+                                    static_cast<int>(sizeof(StreamShared<T, D>)), params, items(params), D,
+                                    stream);
         if (takes_mma(params.kv))
           return launch_with_splits(dense_mma_kernel<T, D, M>, grid, kMmaThreads<M>,
                                     static_cast<int>(sizeof(MmaShared<T, D, M>)), params, items(params), D,

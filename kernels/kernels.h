@@ -196,6 +196,46 @@ int32_t attention_shared_bytes(int32_t head_dim);
 SplitPlan plan_attend(const AttendParams& params, int32_t multiprocessors);
 cudaError_t attend(const AttendParams& params, cudaStream_t stream);
 
+/// What launchers are planned for.
+struct DeviceLimits {
+  int32_t compute_capability;  ///< 90 for 9.0
+  int32_t multiprocessors;
+  int64_t shared_bytes_per_block, shared_bytes_per_multiprocessor;
+};
+
+/// A whole step of Quest for one step of each of n sequences, page sets per KV head, in one launch: appends
+/// the token of the step's position as `append` does, scores pages as `score_pages`, selects as
+/// `select_top_k`, notes loads, attends for the window as `attend`, and merges into out as `merge`. Scores
+/// are rounded in another order than by score_pages: where they differ by rounding alone, page sets may
+/// differ in those pages.
+struct DecodeStepParams {
+  Heads heads;
+  float scale;
+  PagedKv kv;
+  Queries q;
+  const void* appended_k;  ///< packed keys and values as in AppendParams
+  const void* appended_v;
+  const int64_t* first_row;
+  const Step* steps;  ///< no two of one sequence
+  int32_t n_steps;
+  Combine combine;
+  bool round_to_storage;
+  const int32_t* k;  ///< [n]
+  Newest newest;
+  PageLists lists;
+  int32_t n_pages;  ///< J
+  int32_t window;
+  int32_t* last_loaded;  ///< [sequences, Hkv, J]; may be null where window = 1
+  float* out;            ///< [rows, Hq, d]
+  float* lse;            ///< [rows, Hq]
+  int32_t cluster;       ///< as planned
+};
+/// Blocks that share a sequence and KV head; 0 where one launch cannot do the step: below compute capability
+/// 9.0, other types than 16-bit ones, head_dim 256, pages that are no multiple of 16 tokens, more than 64
+/// rows (w*G), or more pages than fit into shared memory.
+int32_t plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device);
+cudaError_t decode_step(const DecodeStepParams& params, cudaStream_t stream);
+
 /// Dense attention of each row over tokens 0..position.
 struct DenseParams {
   Heads heads;

@@ -44,10 +44,11 @@ __device__ inline void load_matrices_transposed(uint32_t (&r)[4], uint32_t addre
                : "memory");
 }
 
-/// Copies 16 bytes to shared memory past the L1 cache, or writes zeros and reads nothing.
+/// Copies 16 bytes to shared memory past the L1 cache, or writes zeros and reads nothing. The L2 cache
+/// fetches whole lines: neighbours are read too.
 __device__ inline void copy_async(uint32_t target, const void* source, bool read) {
   const int bytes = read ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes)
                : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

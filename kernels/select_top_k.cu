@@ -2,6 +2,7 @@
 // writes the pages above it and the first of those equal to it, in page order.
 
 #include "kernels/dispatch.cuh"
+#include "kernels/score_order.cuh"
 
 namespace hindsight::kernels {
 namespace {
@@ -11,12 +12,6 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kDigitBits = 8;
 constexpr int kDigits = 1 << kDigitBits;
 static_assert(kDigits == kThreads, "a thread per histogram bin");
-
-/// Unsigned keys in the order of the scores. Both zeros have one key, since they compare equal.
-__device__ uint32_t sort_key(float score) {
-  const uint32_t bits = __float_as_uint(score == 0.0f ? 0.0f : score);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
 
 /// The `wanted`-th largest key of `n` (1 <= wanted <= n), and how many keys equal to it are among the
 /// `wanted` best.

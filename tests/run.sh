@@ -59,7 +59,9 @@ for file in sys.argv[1:]:
         if case.find("failure") is not None or case.find("error") is not None or case.get("status") == "fail":
             failed += 1
         elif skip is not None or case.get("status") in ("notrun", "disabled"):
-            said = re.search(r": Skipped\n(.+)", case.findtext("system-out") or "")
+            # GoogleTest says why in what it prints; pytest in the message, or for a whole module only in the text.
+            printed = (case.findtext("system-out") or "") + "\n" + (case.findtext("skipped") or "")
+            said = re.search(r": Skipped\n(.+)", printed) or re.search(r"'Skipped: (.+)'\)", printed)
             reasons[said[1] if said else skip.get("message", "no reason given")] += 1
         else:
             passed += 1

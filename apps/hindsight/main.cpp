@@ -70,15 +70,27 @@ std::string full_name(const CLI::App& command) {
                                          : full_name(*command.get_parent()) + " " + command.get_name();
 }
 
-/// CLI11 asks for a subcommand even where there is one that it does not know.
+/// The option of the command, or of those around it, that a misspelt one comes nearest to.
+std::string nearest_option(const CLI::App& command, const std::string& misspelt) {
+  std::vector<std::string> known;
+  for (const CLI::App* app = &command; app != nullptr; app = app->get_parent())
+    for (const CLI::Option* option : app->get_options())
+      for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+  return hindsight::nearest_name(misspelt.substr(0, misspelt.find('=')), known);
+}
+
+/// CLI11 asks for a subcommand even where there is one that it does not know, and suggests nothing.
 std::string usage_error(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& command = innermost(app);
   std::vector<std::string> known;
   for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; }))
     known.push_back(subcommand->get_name());
   std::string wrong = error.what();
-  if (!known.empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
-    const std::vector<std::string> unknown = app.remaining(true);
+  const std::vector<std::string> unknown = app.remaining(true);
+  if (!unknown.empty() && unknown.front().rfind("--", 0) == 0)
+    wrong = fmt::format("unknown option {}, did you mean {}?", unknown.front(),
+                        nearest_option(command, unknown.front()));
+  else if (!known.empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
     if (unknown.empty())
       wrong = fmt::format("a subcommand is required: {}", fmt::join(known, ", "));
     else if (unknown.front().front() == '-')

@@ -48,6 +48,7 @@ void run(const SweepOptions& options, const CommandLine& line) {
   const std::unique_ptr<Backend> backend = open_backend(plan.device);
   const ReplaySpec spec = resolve(plan, *backend);
   if (options.dry_run) return print_dry_run(plan, spec, *backend);
+  require_memory(plan, spec, *backend);
 
   const std::optional<Protocol> resume =
       options.resume ? std::optional(protocol_of(plan, *backend)) : std::nullopt;

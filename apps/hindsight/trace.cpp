@@ -46,16 +46,20 @@ void validate(const std::string& file, const CommandLine& line) {
   const TraceReader reader(file);
   ProgressBar bar(!line.quiet);
   std::string problems;
+  const auto collect = [&](const auto& read) {
+    try {
+      read();
+    } catch (const TraceError& error) {
+      problems += (problems.empty() ? "" : "\n") + std::string(error.what());
+    }
+  };
+  collect([&] { reader.tokens(); });
   const auto total = static_cast<double>(reader.info().layers.size());
   double done = 0;
   for (const int64_t layer : reader.info().layers) {
     throw_if_interrupted();
     bar.update(done++, total, fmt::format("layer {}", layer));
-    try {
-      reader.read_layer(layer);
-    } catch (const TraceError& error) {
-      problems += (problems.empty() ? "" : "\n") + std::string(error.what());
-    }
+    collect([&] { reader.read_layer(layer); });
   }
   if (!problems.empty()) throw TraceError(problems);
   fmt::print("{}: valid, {} layers\n", file, reader.info().layers.size());
@@ -72,9 +76,7 @@ void add_synth(CLI::App& trace, CommandLine& line) {
   synth->add_option("--q-heads", options->n_q_heads, "query heads")->capture_default_str();
   synth->add_option("--kv-heads", options->n_kv_heads, "KV heads")->capture_default_str();
   synth->add_option("--head-dim", options->head_dim, "head dimension")->capture_default_str();
-  synth->add_option("--dtype", options->dtype, "float16, bfloat16 or float32")
-      ->transform(CLI::CheckedTransformer(dtype_names()))
-      ->default_str("bfloat16");
+  add_dtype_option(*synth, options->dtype);
   synth->add_option("--seed", options->seed, "the same seed gives the same bytes")->capture_default_str();
   synth->add_option("--sinks", options->sinks, "first tokens that every query attends to")
       ->capture_default_str();

@@ -15,6 +15,7 @@
 // host. All primitives may return before the work is done; download() and Stopwatch wait for it.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -160,6 +161,26 @@ struct Fidelity {
       mass_recall;  ///< exp(lse - reference lse), at most 1: true mass of the tokens attended (open loop)
 };
 
+/// A step of a selector that scores by score_pages and selects by select_top_k, page sets per KV head.
+struct BoundStep {
+  Combine combine = Combine::mean;
+  bool round_to_storage = false;
+  Newest newest = Newest::forced;
+  std::span<const int32_t> k;  ///< host, one per row
+  int64_t window = 1;
+  PageLists lists;
+  Tensor<int32_t, 3> last_loaded;  ///< as note_loads; not used where window = 1
+  Outputs outputs;
+};
+
+/// Primitives that were recorded once, to be run again with no host between them.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  /// Runs the set-up and the work, waits, and returns the microseconds that the work took.
+  virtual double replay_us() = 0;
+};
+
 /// Times of the pieces of a timed sequence of primitives.
 class Stopwatch {
  public:
@@ -190,6 +211,12 @@ class Backend {
                         int64_t bytes) = 0;                                ///< waits for all work before it
   virtual void copy(void* target, const void* source, int64_t bytes) = 0;  ///< within the backend
   virtual std::unique_ptr<Stopwatch> make_stopwatch() = 0;
+  /// Records what the two functions enqueue (a CUDA graph). Both are called twice, must ask for the same
+  /// primitives each time, and read nothing back. Null where a backend has nothing to gain.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& /*set_up*/,
+                                            const std::function<void()>& /*work*/) {
+    return nullptr;
+  }
   /// Bytes of a floating-point element of scores, partials and outputs: 4, or 8 for the oracle in double.
   virtual int64_t real_bytes() const { return 4; }
 
@@ -299,6 +326,15 @@ class Backend {
   /// `window` may be less than the slots that `partials` holds (its shape[1]): the slots from `window` on are
   /// left out.
   virtual void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) = 0;
+
+  /// A whole decode step of one row of each sequence in one launch: appends the token at each row's position,
+  /// then score_pages, select_top_k, note_loads, attend and merge. Returns false, with nothing done, where
+  /// the backend cannot: the caller runs the primitives one by one. Where scores of both ways differ by
+  /// rounding, page sets may differ in those pages.
+  virtual bool decode_step(KvCache& /*cache*/, const Layer& /*layer*/, const Block& /*block*/,
+                           const BoundStep& /*step*/) {
+    return false;
+  }
 
   /// Rows of `outputs` [first_row, first_row + n) against a reference out [n, Hq, d], lse [n, Hq].
   virtual Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,

@@ -16,6 +16,7 @@ class Quest final : public BudgetedSelector {
     input.backend.score_pages(input.layer, input.cache, input.block, unit_policy(), round_to_storage_,
                               scores);
   }
+  std::optional<Bounds> bounds() const override { return Bounds{round_to_storage_}; }
   int64_t metadata_elements_per_page(int64_t head_dim) const override { return 2 * head_dim; }
 
  private:

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "backend/backend.h"
 #include "config/parameters.h"
@@ -39,6 +40,12 @@ class Selector {
   virtual bool needs_page_mass() const { return false; }
   /// Loads everything: a latency replay then runs dense attention.
   virtual bool is_dense() const { return false; }
+  /// Whether score() is Backend::score_pages and select() the default, so that a backend may do the whole
+  /// step at once; `rounded` says whether it rounds to the storage type.
+  struct Bounds {
+    bool rounded;
+  };
+  virtual std::optional<Bounds> bounds() const { return std::nullopt; }
   /// Elements of the storage type that scoring one page of one KV head reads.
   virtual int64_t metadata_elements_per_page(int64_t /*head_dim*/) const { return 0; }
   /// Pages that the budget grants at a position (k).
@@ -48,14 +55,15 @@ class Selector {
   int64_t list_capacity(int64_t first_position, int64_t last_position) const;
   int64_t page_size() const { return page_size_; }
   UnitPolicy unit_policy() const { return unit_policy_; }
+  Newest newest() const { return newest_; }
+  /// k of every row of the block.
+  std::vector<int32_t> budgets(const Block& block) const;
 
  protected:
   /// Fills lists that do not depend on the unit: pages_of(step) gives a row's pages, ascending. Throws
   /// std::invalid_argument where they are more than a list holds.
   static void fill_lists(const SelectionInput& input, PageLists lists,
                          const std::function<std::vector<int32_t>(const BlockStep&)>& pages_of);
-  /// k of every row of the block.
-  std::vector<int32_t> budgets(const Block& block) const;
 
  private:
   int64_t page_size_;

@@ -1,5 +1,6 @@
 #include "replay/estimate.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -78,9 +79,10 @@ Rates measure_rates(Backend& backend, const ReplayTrace& trace) {
   return {flops / many, one};
 }
 
-/// Bytes of what is kept on the backend for one trace and layer.
+/// Bytes of what one trace and layer takes: what is kept on the backend, and on the host what was read of the
+/// file and the keys or values as the CPU widens them before it sorts them by head.
 struct LayerSizes {
-  int64_t layer, cache, reference, mass;
+  int64_t layer, cache, reference, mass, read, widened;
 };
 
 LayerSizes sizes_of(const Backend& backend, const ReplayTrace& trace, int64_t layer, int64_t page_size,
@@ -88,39 +90,34 @@ LayerSizes sizes_of(const Backend& backend, const ReplayTrace& trace, int64_t la
   const TraceInfo& info = trace.info;
   const int64_t real = backend.real_bytes();
   // The CPU widens what is stored; a device keeps it as it is.
-  const int64_t stored = backend.driver().empty() ? real : size_of(trace.dtype_of(layer));
-  const int64_t queries = info.n_tokens - info.prompt_tokens;
+  const bool widens = backend.driver().empty();
+  const int64_t in_file = size_of(trace.dtype_of(layer)), stored = widens ? real : in_file;
   const int64_t pages = (info.n_tokens + page_size - 1) / page_size;
-  const int64_t kv = 2 * info.n_tokens * info.n_kv_heads * info.head_dim;
-  return {(kv + queries * info.n_q_heads * info.head_dim) * stored,
-          (kv + pages * info.n_kv_heads * 2 * info.head_dim) * stored,
-          trace.n_steps * info.n_q_heads * (info.head_dim + 1) * real, trace.n_steps * units * pages * real};
+  const int64_t k = info.n_tokens * info.n_kv_heads * info.head_dim;
+  const int64_t q = (info.n_tokens - trace.q_start_of(layer)) * info.n_q_heads * info.head_dim;
+  return {(2 * k + q) * stored,
+          (2 * k + pages * info.n_kv_heads * 2 * info.head_dim) * stored,
+          trace.n_steps * info.n_q_heads * (info.head_dim + 1) * real,
+          trace.n_steps * units * pages * real,
+          (2 * k + q) * in_file,
+          widens ? k * real : 0};
 }
 
-}  // namespace
-
-int64_t residency_limit(const Backend& backend) { return backend.available_bytes() / 4 * 3; }
-
-SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend) {
+/// What a sweep takes beside the program itself: memory from shapes, time from them and the rates of the
+/// machine.
+SweepEstimate estimate_beside_program(const SweepPlan& plan, const ReplaySpec& spec, const Backend& backend,
+                                      const Rates& rates) {
   const bool on_device = !backend.driver().empty();
-  // On the CPU what the measurement leaves behind is used again; a device's kernels are loaded by it.
-  const int64_t before = resident_bytes();
-  const Rates rates = measure_rates(backend, spec.traces.front());
-  const int64_t process_bytes = on_device ? resident_bytes() : before;
   const int64_t real = backend.real_bytes();
 
   SweepEstimate total;
-  int64_t kept_most = 0, scratch_most = 0, series_most = 0, reading_most = 0;
+  // A point's fidelity and latency follow one another: the larger counts, on the backend and on the host. A
+  // layer is read, and the file's tensors are dropped, before fidelity makes what it computes in; latency
+  // keeps them.
+  int64_t kept_most = 0, backend_most = 0, host_most = 0, series_most = 0;
   for (size_t t = 0; t < spec.traces.size(); ++t) {
     const ReplayTrace& trace = spec.traces[t];
     const TraceInfo& info = trace.info;
-    const int64_t layer_stored =
-        (2 * info.n_tokens * info.n_kv_heads + (info.n_tokens - info.prompt_tokens) * info.n_q_heads) *
-        info.head_dim;
-    // Reading and widening a layer holds it once more, in both types.
-    for (const DType dtype : trace.dtypes)
-      reading_most = std::max(reading_most, layer_stored * (size_of(dtype) + (on_device ? 0 : real)));
-
     std::set<int64_t> layers;
     std::set<std::tuple<int64_t, int64_t>> caches;           // layer, page size
     std::set<std::tuple<int64_t, int64_t, int64_t>> masses;  // layer, page size, units
@@ -140,6 +137,7 @@ SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& b
         for (const int64_t layer : point.layers) {
           const LayerSizes sizes = sizes_of(backend, trace, layer, shape.page_size, shape.n_units);
           reference = sizes.reference;
+          host_most = std::max(host_most, sizes.read + sizes.widened);
           if (layers.insert(layer).second) {
             kept += sizes.layer + sizes.reference;
             total.seconds += steps * mean_context * per_token / rates.flops_per_second;
@@ -156,7 +154,7 @@ SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& b
                             shape.n_units * ((info.n_tokens + shape.page_size - 1) / shape.page_size) * real +
                             shape.n_units * capacity * 4 * static_cast<int64_t>(sizeof(int32_t));
         const int64_t outputs = (shape.window > 1 ? 2 : 1) * reference;
-        scratch_most = std::max(scratch_most, std::min(steps_per_block(row), trace.n_steps) * row + outputs);
+        backend_most = std::max(backend_most, std::min(steps_per_block(row), trace.n_steps) * row + outputs);
         const auto attended =
             static_cast<double>(std::min(capacity * shape.page_size, trace.last_position() + 1));
         total.seconds += n_layers * steps * attended * per_token * static_cast<double>(shape.window) /
@@ -178,18 +176,42 @@ SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& b
         total.seconds += n_layers * measured * step_seconds;
         for (const int64_t layer : point.layers) {
           const LayerSizes sizes = sizes_of(backend, trace, layer, shape.page_size, shape.n_units);
-          const int64_t read = layer_stored * size_of(trace.dtype_of(layer));
-          scratch_most = std::max(scratch_most, plan.batch * (sizes.layer + sizes.cache + read));
+          backend_most = std::max(backend_most, plan.batch * (sizes.layer + sizes.cache));
+          host_most = std::max(host_most, plan.batch * sizes.read + sizes.widened);
         }
       }
     }
     kept_most = std::max(kept_most, kept);
   }
   kept_most = std::min(kept_most, residency_limit(backend));
-  const int64_t computing = kept_most + scratch_most;
-  total.host_bytes = process_bytes + reading_most + series_most + (on_device ? 0 : computing);
+  const int64_t computing = kept_most + backend_most;
+  total.host_bytes = host_most + series_most + (on_device ? 0 : computing);
   total.device_bytes = on_device ? computing : 0;
   return total;
+}
+
+}  // namespace
+
+int64_t residency_limit(const Backend& backend) { return backend.available_bytes() / 4 * 3; }
+
+SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend) {
+  // On the CPU what the measurement leaves behind is used again; a device's kernels are loaded by it.
+  const int64_t before = resident_bytes();
+  const Rates rates = measure_rates(backend, spec.traces.front());
+  const bool on_device = !backend.driver().empty();
+  SweepEstimate total = estimate_beside_program(plan, spec, backend, rates);
+  total.host_bytes += on_device ? resident_bytes() : before;
+  return total;
+}
+
+void require_memory(const SweepPlan& plan, const ReplaySpec& spec, const Backend& backend) {
+  const SweepEstimate needed = estimate_beside_program(plan, spec, backend, Rates{});
+  const int64_t bytes = std::max(needed.device_bytes, backend.driver().empty() ? needed.host_bytes : 0);
+  if (const int64_t available = backend.available_bytes(); bytes > available)
+    throw EnvironmentError(fmt::format(
+        "{}: the sweep needs about {} MB and {} has {} MB left; fewer steps, layers, a smaller batch or a "
+        "smaller window would be right (--dry-run states what a sweep needs)",
+        plan.file.string(), bytes / 1000000, backend.device_name(), available / 1000000));
 }
 
 }  // namespace hindsight

@@ -21,4 +21,8 @@ struct SweepEstimate {
 /// of the first trace's shape.
 SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend);
 
+/// Throws EnvironmentError where the backend has not the memory that a sweep needs. Asked before it runs:
+/// Linux grants more than there is, and kills whoever uses it.
+void require_memory(const SweepPlan& plan, const ReplaySpec& spec, const Backend& backend);
+
 }  // namespace hindsight

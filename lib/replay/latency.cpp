@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
+#include <optional>
+#include <stdexcept>
 #include <string>
 
 #include "methods/catalog.h"
@@ -11,6 +14,20 @@ namespace {
 
 constexpr std::array<const char*, 6> stages{"append", "score", "select", "attend", "merge", "total"};
 constexpr int64_t warm_ups = 3;
+
+/// What `total` is the time of.
+enum class Whole { sum, graph, one_launch };
+std::string described(Whole how) {
+  switch (how) {
+    case Whole::sum:
+      return "sum of the stages";
+    case Whole::graph:
+      return "the primitives of a step as one graph, by events within it; the stages were timed apart";
+    case Whole::one_launch:
+      return "the step as one launch in a graph, by events within it; the stages were timed apart";
+  }
+  throw std::invalid_argument("unknown way to time a step");
+}
 
 /// One layer of a batch, decoded step by step.
 class StepReplay {
@@ -53,31 +70,42 @@ class StepReplay {
     backend_.upload(last_loaded_.data(), never.data(), static_cast<int64_t>(never.size() * sizeof(int32_t)));
     const int64_t first = std::max<int64_t>(0, step - window_ + 1);
     rewind(first);
-    const auto untimed = backend_.make_stopwatch();
-    for (int64_t before = first; before < step; ++before)
-      decode(make_block(before, before - first), before, *untimed);
-    untimed->intervals_us();
+    for (int64_t before = first; before < step; ++before) {
+      const Block block = make_block(before, before - first);
+      prepare_mass(block, before);
+      decode(block, before, [] {});
+    }
 
     const Block block = make_block(step, step - first);
     const int64_t load_bytes = last_loaded_.size() * static_cast<int64_t>(sizeof(int32_t));
     backend_.copy(saved_loads_.data(), last_loaded_.data(), load_bytes);
+    const auto set_up = [&] {
+      rewind(step);
+      backend_.copy(last_loaded_.data(), saved_loads_.data(), load_bytes);
+      prepare_mass(block, step);
+    };
     std::vector<std::vector<double>> times(stages.size());
     const auto stopwatch = backend_.make_stopwatch();
     for (int64_t repeat = -warm_ups; repeat < repeats; ++repeat) {
-      rewind(step);
-      backend_.copy(last_loaded_.data(), saved_loads_.data(), load_bytes);
-      decode(block, step, *stopwatch);
+      set_up();
+      decode(block, step, [&] { stopwatch->mark(); });
       const std::vector<double> intervals = stopwatch->intervals_us();
       if (repeat < 0) continue;
-      double total = 0;
-      for (size_t stage = 0; stage < intervals.size(); ++stage) {
-        times[stage].push_back(intervals[stage]);
-        total += intervals[stage];
-      }
-      times.back().push_back(total);
+      for (size_t stage = 0; stage < intervals.size(); ++stage) times[stage].push_back(intervals[stage]);
+      times.back().push_back(std::accumulate(intervals.begin(), intervals.end(), 0.0));
+    }
+    const auto recording = backend_.record(set_up, [&] { decode_whole(block, step); });
+    if (!recording) return times;
+    how_ = fused_ ? Whole::one_launch : Whole::graph;
+    for (int64_t repeat = -warm_ups; repeat < repeats; ++repeat) {
+      const double total = recording->replay_us();
+      if (repeat >= 0) times.back()[static_cast<size_t>(repeat)] = total;
     }
     return times;
   }
+
+  /// How the total of the last time_step() was measured.
+  Whole how() const { return how_; }
 
  private:
   /// The cache as it was before `step`.
@@ -104,38 +132,61 @@ class StepReplay {
     return backend_.make_block(std::move(steps));
   }
 
-  /// Marks the borders of append, score, select, attend, merge.
-  void decode(const Block& block, int64_t step, Stopwatch& stopwatch) {
+  /// The token of every sequence that `step` appends.
+  std::vector<TokenRange> tokens_of(int64_t step) const {
     std::vector<TokenRange> next;
     for (size_t s = 0; s < batch_.size(); ++s) {
       const int64_t position = batch_[s]->first_position + step;
       next.push_back({static_cast<int64_t>(s), position, position + 1});
     }
-    if (selector_->needs_page_mass()) prepare_mass(block, next);
-    const SelectionInput input{backend_, *layer_, *cache_, block, mass_};
+    return next;
+  }
 
-    stopwatch.mark();
-    backend_.append(*cache_, *layer_, next);
-    stopwatch.mark();
+  /// Enqueues a step and calls `border` around each of append, score, select, attend, merge.
+  void decode(const Block& block, int64_t step, const std::function<void()>& border) {
+    const SelectionInput input{backend_, *layer_, *cache_, block, mass_};
+    border();
+    backend_.append(*cache_, *layer_, tokens_of(step));
+    border();
     if (!selector_->is_dense()) selector_->score(input, scores_);
-    stopwatch.mark();
+    border();
     if (!selector_->is_dense()) {
       selector_->select(input, scores_, lists_);
       if (window_ > 1) backend_.note_loads(block, lists_, last_loaded_, previous_);
     }
-    stopwatch.mark();
+    border();
     if (selector_->is_dense())
       backend_.dense(*layer_, *cache_, block, dense_out_, dense_lse_);
     else
       backend_.attend(*layer_, *cache_, block, policy_, lists_, previous_, window_, partials_);
-    stopwatch.mark();
+    border();
     if (!selector_->is_dense()) backend_.merge(block, window_, partials_, outputs_);
-    stopwatch.mark();
+    border();
+  }
+
+  /// Enqueues a step as a server would: at once where the backend can.
+  void decode_whole(const Block& block, int64_t step) {
+    const std::optional<Selector::Bounds> bounds = selector_->bounds();
+    if (bounds && (policy_.unit == Unit::per_kv_head || layer_->group() == 1)) {
+      const std::vector<int32_t> k = selector_->budgets(block);
+      fused_ = backend_.decode_step(*cache_, *layer_, block,
+                                    {.combine = policy_.combine,
+                                     .round_to_storage = bounds->rounded,
+                                     .newest = selector_->newest(),
+                                     .k = k,
+                                     .window = window_,
+                                     .lists = lists_,
+                                     .last_loaded = last_loaded_,
+                                     .outputs = outputs_});
+    }
+    if (!fused_) decode(block, step, [] {});
   }
 
   /// An oracle is given the true mass: computing it is no part of a step that could be deployed, and is not
   /// timed.
-  void prepare_mass(const Block& block, const std::vector<TokenRange>& next) {
+  void prepare_mass(const Block& block, int64_t step) {
+    if (!selector_->needs_page_mass()) return;
+    const std::vector<TokenRange> next = tokens_of(step);
     std::vector<int64_t> tokens;
     for (const TokenRange& range : next) tokens.push_back(range.from);
     backend_.append(*cache_, *layer_, next);
@@ -158,6 +209,8 @@ class StepReplay {
   Tensor<int32_t, 3> previous_, last_loaded_, saved_loads_;
   Partials partials_;
   Outputs outputs_;
+  bool fused_ = false;
+  Whole how_ = Whole::sum;
 };
 
 }  // namespace
@@ -207,6 +260,8 @@ Measurements replay_latency(Backend& backend, const ReplaySpec& spec, const Repl
                   measurements.series[stage].values.begin() +
                       (static_cast<int64_t>(place) * n_layers + layer) * options.repeats);
     }
+    measurements.series.back().description =
+        "time of one decode step of one layer of the whole batch: " + described(replay.how());
     layer_done();
   }
   for (const Series& series : measurements.series) {

@@ -30,7 +30,10 @@ ReplayTrace open_trace(const SweepPlan& plan, const TraceFile& named) {
   trace.info = reader.info();
   trace.digest = file_digest(named.file);
   trace.layers = resolve_layers(plan, trace.info, trace.name);
-  for (const int64_t layer : trace.layers) trace.dtypes.push_back(reader.dtype(layer));
+  for (const int64_t layer : trace.layers) {
+    trace.dtypes.push_back(reader.dtype(layer));
+    trace.q_starts.push_back(reader.q_start(layer));
+  }
 
   const int64_t available = trace.info.n_decode_steps();
   if (plan.steps.from >= available)
@@ -99,8 +102,8 @@ void check_batch(const SweepPlan& plan, const ReplaySpec& spec) {
 
 }  // namespace
 
-DType ReplayTrace::dtype_of(int64_t layer) const {
-  return dtypes.at(static_cast<size_t>(std::find(layers.begin(), layers.end(), layer) - layers.begin()));
+size_t ReplayTrace::place_of(int64_t layer) const {
+  return static_cast<size_t>(std::find(layers.begin(), layers.end(), layer) - layers.begin());
 }
 
 ReplaySpec resolve(const SweepPlan& plan, const Backend& backend) {

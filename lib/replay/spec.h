@@ -17,16 +17,21 @@ struct ReplayTrace {
   std::string name;  ///< as the configuration names it
   std::filesystem::path file;
   TraceInfo info;
-  std::string digest;           ///< SHA-256 of the file
-  std::vector<int64_t> layers;  ///< model indices of the layers asked for
-  std::vector<DType> dtypes;    ///< storage types of these layers; they may differ
-  int64_t first_position = 0;   ///< of the first replayed step
+  std::string digest;             ///< SHA-256 of the file
+  std::vector<int64_t> layers;    ///< model indices of the layers asked for
+  std::vector<DType> dtypes;      ///< storage types of these layers; they may differ
+  std::vector<int64_t> q_starts;  ///< of these layers: position of the first stored query
+  int64_t first_position = 0;     ///< of the first replayed step
   int64_t n_steps = 0;
   int64_t last_position() const { return first_position + n_steps - 1; }
   /// The first replayed step, counted from the end of the prompt as in the configuration.
   int64_t first_step() const { return first_position - info.prompt_tokens; }
   /// Storage type of one of `layers`.
-  DType dtype_of(int64_t layer) const;
+  DType dtype_of(int64_t layer) const { return dtypes.at(place_of(layer)); }
+  int64_t q_start_of(int64_t layer) const { return q_starts.at(place_of(layer)); }
+
+ private:
+  size_t place_of(int64_t layer) const;  // of one of `layers`; past their end for any other
 };
 
 /// A point of the sweep on one trace.

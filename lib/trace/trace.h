@@ -51,6 +51,8 @@ class TraceReader {
   const std::filesystem::path& file() const;
   /// Storage type that read_layer will give, without reading the values.
   DType dtype(int64_t layer) const;
+  /// Position of the first stored query of a layer.
+  int64_t q_start(int64_t layer) const;
   /// Reads one layer, all of it finite. Throws TraceError: layer not in the file, NaN or infinity (with its
   /// index).
   LayerTensors read_layer(int64_t layer) const;

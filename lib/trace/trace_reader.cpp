@@ -24,6 +24,8 @@ struct Stored {
   std::vector<int64_t> shape;
 };
 
+int64_t elements_of(const Stored& stored) { return stored.shape[0] * stored.shape[1] * stored.shape[2]; }
+
 }  // namespace
 
 struct TraceReader::Impl {
@@ -50,8 +52,7 @@ struct TraceReader::Impl {
   void find_layers();
   /// Refuses anything but a real object of that kind directly in the group.
   void expect(hid_t group, const std::string& name, const std::string& place, h5::Kind kind) const;
-  Stored open_stored(int64_t layer, const std::string& name,
-                     std::optional<std::array<int64_t, 3>> shape) const;
+  Stored open_stored(int64_t layer, const std::string& name, const std::array<int64_t, 3>& shape) const;
   int64_t q_start(int64_t layer) const;
   std::array<Stored, 3> open_layer(int64_t layer, int64_t* q_start_out) const;
   /// Reads a dataset in the storage type `as` (its own, or float32) and checks that all of it is finite.
@@ -157,7 +158,7 @@ void TraceReader::Impl::find_layers() {
 }
 
 Stored TraceReader::Impl::open_stored(int64_t layer, const std::string& name,
-                                      std::optional<std::array<int64_t, 3>> shape) const {
+                                      const std::array<int64_t, 3>& shape) const {
   const std::string group_name = fmt::format("layers/{}", layer),
                     place = fmt::format("/{}/{}", group_name, name);
   const h5::Id group = at("/" + group_name, [&] { return h5::open_group(hdf5, group_name); });
@@ -187,9 +188,14 @@ Stored TraceReader::Impl::open_stored(int64_t layer, const std::string& name,
              "\"bf16\" "
              "would be right");
   });
-  if (shape && stored.shape != std::vector<int64_t>(shape->begin(), shape->end()))
+  if (stored.shape != std::vector<int64_t>(shape.begin(), shape.end()))
     refuse(place, fmt::format("has shape [{}]; [{}] would be right", fmt::join(stored.shape, ", "),
-                              fmt::join(*shape, ", ")));
+                              fmt::join(shape, ", ")));
+  // Asked before anything is allocated: Linux grants more than there is, and kills whoever uses it.
+  const int64_t memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  if (elements_of(stored) > memory_bytes / static_cast<int64_t>(sizeof(float)))
+    refuse(place, fmt::format("{} elements do not fit in the {} MB of memory here", elements_of(stored),
+                              memory_bytes >> 20));
   return stored;
 }
 
@@ -215,12 +221,7 @@ std::array<Stored, 3> TraceReader::Impl::open_layer(int64_t layer, int64_t* q_st
 
 std::vector<std::byte> TraceReader::Impl::read(const Stored& stored, DType as,
                                                const std::string& place) const {
-  const int64_t elements = stored.shape[0] * stored.shape[1] * stored.shape[2];
-  // Asked before allocating: Linux grants more than there is, and kills whoever uses it.
-  const int64_t memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
-  if (elements > memory_bytes / static_cast<int64_t>(sizeof(float)))
-    refuse(place,
-           fmt::format("{} elements do not fit in the {} MB of memory here", elements, memory_bytes >> 20));
+  const int64_t elements = elements_of(stored);
   std::vector<std::byte> bytes(static_cast<size_t>(elements * size_of(stored.dtype)));
   at(place, [&] {
     const h5::Id half = h5::half_type();
@@ -277,6 +278,8 @@ DType TraceReader::dtype(int64_t layer) const {
   const auto [k, v, q] = impl_->open_layer(layer, &start);
   return k.dtype == v.dtype && v.dtype == q.dtype ? k.dtype : DType::float32;
 }
+
+int64_t TraceReader::q_start(int64_t layer) const { return impl_->q_start(layer); }
 
 LayerTensors TraceReader::read_layer(int64_t layer) const {
   if (!std::binary_search(impl_->info.layers.begin(), impl_->info.layers.end(), layer))

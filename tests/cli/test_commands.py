@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -53,6 +52,9 @@ def folder(tmp_path_factory) -> Path:
         ("run", 2, "config"),
         ("run none.yaml", 2, "none.yaml: no such file"),
         ("run sweep.yaml --fast", 2, "--fast"),
+        ("run sweep.yaml --resum", 2, "unknown option --resum, did you mean --resume?; see hindsight run --help"),
+        ("--quite run sweep.yaml", 2, "did you mean --quiet"),
+        ("report r.h5 --frmat=csv", 2, "did you mean --format"),
         ("run sweep.yaml --set repeats=x", 2, "--set repeats=x"),
         ("run sweep.yaml --device gpu", 2, "--device gpu"),
         ("run sweep.yaml --set layers=[9]", 2, "does not hold layer 9"),
@@ -72,6 +74,7 @@ def folder(tmp_path_factory) -> Path:
         ("trace", 2, "subcommand"),
         ("trace synth -o x.h5 --q-heads 3", 2, "--q-heads"),
         ("trace synth -o none/x.h5", 4, "none/x.h5"),
+        ("trace synth -o x.h5 --dtype f16", 2, "f16 not in {bfloat16,float16,float32}"),
         ("trace convert sweep.yaml -o x.h5 --prompt-tokens 5", 3, "neither .npz nor .safetensors"),
     ],
 )
@@ -225,24 +228,110 @@ def test_synthetic_traces_have_sinks_and_locality_and_are_reproducible(folder: P
     assert top[:, :27].sum(1).mean() > 0.3, "few keys get much"
 
 
-def test_the_memory_that_a_dry_run_states_is_what_the_run_takes() -> None:
-    root = Path(__file__).parents[2]
-    few = ["--set", "repeats=1", "--set", "steps.count=64"]
-    words = ["run", "configs/page_size.yaml", "--device", "cpu", *few, "-o", "results/none.h5"]
-    stated = re.search(r"peak memory +([\d.]+) MB", hindsight(*words, "--dry-run", cwd=root).stdout)
-    assert stated
-    # A child's high-water mark starts at that of the process it was forked from: a small one measures it.
+def write_vast_trace(file: Path, tokens: int) -> None:
+    """A trace whose values were never written: they take no room in the file and are read as zeros."""
+    prompt, heads, head_dim = tokens - 100, 8, 128
+    with h5py.File(file, "w") as trace:
+        trace.attrs.update(
+            format="hindsight-trace",
+            format_version=1,
+            model="vast",
+            source="synthetic",
+            rope="none",
+            n_tokens=tokens,
+            prompt_tokens=prompt,
+            n_q_heads=heads,
+            n_kv_heads=heads,
+            head_dim=head_dim,
+            n_model_layers=4,
+            softmax_scale=head_dim**-0.5,
+        )
+        for name, rows in (("k", tokens), ("v", tokens), ("q", 100)):
+            shape = (rows, heads, head_dim)
+            trace.create_dataset(f"layers/3/{name}", shape, np.float16, chunks=(100, heads, head_dim))
+        trace["layers/3/q"].attrs["q_start"] = prompt
+
+
+def test_what_does_not_fit_in_memory_is_refused_before_it_runs(folder: Path) -> None:
+    write_vast_trace(folder / "vast.h5", 20_000)
+    (folder / "vast.yaml").write_text(
+        "version: 1\ntraces: [vast.h5]\ndevice: cpu\nmeasure: [latency]\nbatch: 65536\noutput: vast.result.h5\n"
+        "methods: [{name: quest, selector: quest, budget.ratio: 0.1}]\n"
+    )
+    done = hindsight("run", "vast.yaml", cwd=folder)
+    assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
+    assert "vast.yaml: the sweep needs about" in done.stderr and "a smaller batch" in done.stderr
+    assert not (folder / "vast.result.h5").exists()
+
+
+@pytest.mark.parametrize("words", ["trace info", "trace validate", "run sweep.yaml --set traces="])
+def test_a_trace_too_large_for_any_memory_is_refused_unread(folder: Path, words: str) -> None:
+    write_vast_trace(folder / "vaster.h5", 2_000_000_000)
+    command = (words if words.endswith("=") else words + " ") + "vaster.h5"
+    done = hindsight(*command.split(), cwd=folder)
+    assert done.returncode == 3 and done.stderr.count("\n") == 1, done.stderr
+    assert "vaster.h5: /layers/3/k: 2048000000000 elements do not fit" in done.stderr
+
+
+def test_validate_reads_the_tokens_too(folder: Path) -> None:
+    words = "trace synth -o tokens.h5 --tokens 900 --prompt-tokens 800 --layers 1".split()
+    assert hindsight(*words, cwd=folder).returncode == 0
+    with h5py.File(folder / "tokens.h5", "a") as file:
+        ids = np.arange(900, dtype=np.int32)
+        tokens = file.create_dataset("tokens", data=ids, chunks=(300,), compression="gzip")
+        damaged = tokens.id.get_chunk_info(1).byte_offset
+    assert hindsight("trace", "validate", "tokens.h5", cwd=folder).returncode == 0
+    with open(folder / "tokens.h5", "r+b") as file:
+        file.seek(damaged)
+        file.write(bytes(range(255, 215, -1)))
+    done = hindsight("trace", "validate", "tokens.h5", cwd=folder)
+    assert done.returncode == 3 and done.stderr.startswith("hindsight: error: tokens.h5: /tokens: "), done.stderr
+
+
+def peak_memory_stated(words: list[str], cwd: Path) -> float:
+    """Megabytes, as --dry-run states them."""
+    return float(re.search(r"peak memory +([\d.]+) MB", hindsight(*words, "--dry-run", cwd=cwd).stdout)[1])
+
+
+def peak_memory_taken(words: list[str], cwd: Path) -> float:
+    """Megabytes. A child's high-water mark starts at that of what it was forked from: a small process measures it."""
     measure = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        words[-1] = str(Path(folder) / "r.h5")
-        done = subprocess.run(
-            [sys.executable, "-c", measure, BINARY, *words, "--quiet"],
-            cwd=root,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    assert float(stated[1]) == pytest.approx(int(done.stdout) * 1024 / 1e6, rel=0.25)
+    command = [sys.executable, "-c", measure, BINARY, *words, "--quiet"]
+    return int(subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout) * 1024 / 1e6
+
+
+def test_the_memory_that_a_dry_run_states_is_what_the_run_takes(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    few = ["--set", "repeats=1", "--set", "steps.count=64"]
+    words = ["run", "configs/page_size.yaml", "--device", "cpu", *few, "-o", str(tmp_path / "r.h5")]
+    assert peak_memory_stated(words, root) == pytest.approx(peak_memory_taken(words, root), rel=0.25)
+
+
+@pytest.mark.parametrize(
+    "measure, method",
+    [
+        ("fidelity", "{name: q, selector: quest, budget.ratio: 0.1}"),
+        ("fidelity", "{name: r, selector: quest, budget.ratio: 0.3, gqa.unit: per_query_head, retro.window: 8}"),
+        ("latency", "{name: d, selector: dense}"),
+    ],
+)
+def test_the_memory_stated_is_right_whatever_takes_most_of_it(tmp_path: Path, measure: str, method: str) -> None:
+    # Queries of the whole prompt, stored though none is replayed, are as large as all else of a layer.
+    rng = np.random.default_rng(0)
+    tokens, steps, heads, head_dim = 4000, 60, {"k": 2, "v": 2, "q": 12}, 128
+    arrays = {
+        f"layers.{layer}.{name}": rng.standard_normal((tokens, n, head_dim), np.float32).astype(np.float16)
+        for layer in (2, 3)
+        for name, n in heads.items()
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    prompt = str(tokens - steps)
+    assert hindsight(*"trace convert a.npz -o t.h5 --prompt-tokens".split(), prompt, cwd=tmp_path).returncode == 0
+    (tmp_path / "c.yaml").write_text(
+        f"version: 1\ntraces: [t.h5]\ndevice: cpu\nmeasure: [{measure}]\nrepeats: 2\nmethods: [{method}]\n"
+    )
+    words = ["run", "c.yaml"]
+    assert peak_memory_stated(words, tmp_path) == pytest.approx(peak_memory_taken(words, tmp_path), rel=0.25)

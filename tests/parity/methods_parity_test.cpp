@@ -1,12 +1,10 @@
 // All methods on all backends against the oracle in double: the same metrics to the precision of the
-// arithmetic, on odd shapes.
+// arithmetic, on chosen odd shapes. (random_shapes_test.cpp draws them.)
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "support/named_backend.h"
-#include "support/replay_case.h"
+#include "support/parity.h"
 
 namespace hindsight::test {
 namespace {
@@ -59,21 +57,8 @@ TEST_P(MethodParity, MetricsAreThoseOfTheOracle) {
   if (c.window > 1) given.emplace_back("retro.window", c.window);
   const MethodPoint point = method_point(c.selector, given);
   const std::unique_ptr<Backend> oracle = make_cpu_oracle();
-  const Measurements expected = ReplayCase(dir / "t.h5", *oracle).measure(point);
-  const Measurements measured = ReplayCase(dir / "t.h5", *backend).measure(point);
-
-  ASSERT_EQ(expected.series.size(), measured.series.size());
-  for (const Series& reference : expected.series) {
-    const Series& actual = series(measured, reference.name);
-    ASSERT_EQ(actual.shape, reference.shape) << reference.name;
-    for (size_t i = 0; i < reference.values.size(); ++i) {
-      const double a = actual.values[i], b = reference.values[i];
-      ASSERT_EQ(std::isnan(a), std::isnan(b)) << reference.name << " at " << i;
-      if (std::isnan(b)) continue;
-      // Sets and counts are the same; errors are sums of 64 products in float, at most as large as 1.
-      ASSERT_LE(std::abs(a - b), 3e-5 + 1e-6 * std::abs(b)) << reference.name << " at " << i;
-    }
-  }
+  expect_parity(ReplayCase(dir / "t.h5", *oracle).measure(point),
+                ReplayCase(dir / "t.h5", *backend).measure(point));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, MethodParity, ::testing::ValuesIn(parity_cases()),

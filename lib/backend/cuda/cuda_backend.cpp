@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <nvtx3/nvtx3.hpp>
+#include <set>
 #include <stdexcept>
 
 #include "backend/cuda/check.h"
@@ -120,7 +121,10 @@ std::shared_ptr<Storage> CudaBackend::allocate(int64_t bytes) {
 }
 
 void CudaBackend::upload(void* target, const void* source, int64_t bytes) {
-  staging_.upload(target, source, bytes);
+  if (being_recorded_ != nullptr)
+    copy(target, argument(source, bytes), bytes);
+  else
+    staging_.upload(target, source, bytes);
 }
 
 void CudaBackend::download(void* target, const void* source, int64_t bytes) {
@@ -139,6 +143,31 @@ void CudaBackend::copy(void* target, const void* source, int64_t bytes) {
 }
 
 std::unique_ptr<Stopwatch> CudaBackend::make_stopwatch() { return std::make_unique<EventStopwatch>(device_); }
+
+void* CudaBackend::argument(const void* values, int64_t bytes) {
+  if (being_recorded_ != nullptr) return being_recorded_->argument(staging_, values, bytes);
+  void* const on_device = arguments_.at_least(bytes);
+  staging_.upload(on_device, values, bytes);
+  return on_device;
+}
+
+std::unique_ptr<Recording> CudaBackend::record(const std::function<void()>& set_up,
+                                               const std::function<void()>& work) {
+  auto recording = std::make_unique<GraphRecording>(device_);
+  being_recorded_ = recording.get();
+  try {
+    // Once as it is: memory that primitives need is there before the graph, which cannot wait for it.
+    set_up();
+    work();
+    recording->capture(set_up, work);
+  } catch (...) {
+    being_recorded_ = nullptr;
+    throw;
+  }
+  being_recorded_ = nullptr;
+  recording->keep(workspace_.memory());
+  return recording;
+}
 
 std::unique_ptr<Layer> CudaBackend::load_layer(std::span<const LayerTensors> batch) {
   return std::make_unique<CudaLayer>(device_, staging_, batch);
@@ -163,8 +192,7 @@ void CudaBackend::append(KvCache& cache, const Layer& layer, std::span<const Tok
     longest = std::max(longest, range.to - range.from);
   }
   const auto bytes = static_cast<int64_t>(ranges.size_bytes());
-  void* const on_device = arguments_.at_least(bytes);
-  staging_.upload(on_device, ranges.data(), bytes);
+  void* const on_device = argument(ranges.data(), bytes);
   cuda_check(kernels::append({.heads = source.heads(),
                               .kv = target.pages(),
                               .k = source.k(),
@@ -273,8 +301,7 @@ void CudaBackend::select_top_k(const KvCache& cache, const Block& block, Tensor<
   const nvtx3::scoped_range range_name{"select_top_k"};
   require_selectable(cache.page_size, block, scores, k, newest, lists);
   const auto bytes = static_cast<int64_t>(k.size_bytes());
-  void* const k_on_device = arguments_.at_least(bytes);
-  staging_.upload(k_on_device, k.data(), bytes);
+  void* const k_on_device = argument(k.data(), bytes);
   cuda_check(kernels::select_top_k({.steps = steps_of(block),
                                     .n_steps = int32(block.size()),
                                     .n_units = int32(scores.shape[1]),
@@ -346,6 +373,54 @@ void CudaBackend::merge(const Block& block, int64_t window, const Partials& part
                              .out = outputs.out.data(),
                              .lse = outputs.lse.data()},
                             device_->stream()));
+}
+
+bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& block, const BoundStep& step) {
+  const nvtx3::scoped_range range_name{"decode_step"};
+  const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
+  const auto& target = dynamic_cast<const CudaCache&>(cache);
+  kernels::DecodeStepParams params{.heads = on_device.heads(),
+                                   .scale = static_cast<float>(layer.scale),
+                                   .kv = target.pages(),
+                                   .q = on_device.queries(),
+                                   .appended_k = on_device.k(),
+                                   .appended_v = on_device.v(),
+                                   .first_row = on_device.kv_first_row(),
+                                   .steps = steps_of(block),
+                                   .n_steps = int32(block.size()),
+                                   .combine = combine_of(step.combine),
+                                   .round_to_storage = step.round_to_storage,
+                                   .k = nullptr,
+                                   .newest = newest_of(step.newest),
+                                   .lists = lists_of(step.lists),
+                                   .n_pages = int32(cache.max_pages),
+                                   .window = int32(step.window),
+                                   .last_loaded = step.last_loaded.data(),
+                                   .out = step.outputs.out.data(),
+                                   .lse = step.outputs.lse.data(),
+                                   .cluster = 0};
+  device_->use();
+  params.cluster = kernels::plan_decode_step(params, device_->limits());
+  if (params.cluster == 0) return false;
+
+  std::set<int32_t> sequences;
+  for (const BlockStep& row : block.steps) {
+    require(sequences.insert(row.sequence).second, "a decode step takes one row of each sequence");
+    require(row.position == cache.n_appended[row.sequence] && row.position < layer.n_tokens[row.sequence],
+            "a decode step does not continue its sequence");
+  }
+  require(step.lists.pages.shape[1] == layer.n_kv_heads, "a decode step has page sets per KV head");
+  require(step.window == 1 || step.last_loaded.shape[2] == cache.max_pages,
+          "last_loaded and the cache differ in pages");
+  for (const BlockStep& row : block.steps) cache.n_appended[row.sequence] = row.position + 1;
+  require_readable(layer, cache, block, step.window);
+  // Its own scores never leave the device; their shape is that of the cache.
+  Tensor<float, 3> scores;
+  scores.shape = {block.size(), layer.n_kv_heads, cache.max_pages};
+  require_selectable(cache.page_size, block, scores, step.k, step.newest, step.lists);
+  params.k = static_cast<const int32_t*>(argument(step.k.data(), static_cast<int64_t>(step.k.size_bytes())));
+  cuda_check(kernels::decode_step(params, device_->stream()));
+  return true;
 }
 
 Fidelity CudaBackend::compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,

@@ -4,6 +4,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/device.h"
+#include "backend/cuda/recording.h"
 #include "backend/cuda/staging.h"
 
 namespace hindsight::cuda {
@@ -24,6 +25,8 @@ class CudaBackend final : public Backend {
   void download(void* target, const void* source, int64_t bytes) override;
   void copy(void* target, const void* source, int64_t bytes) override;
   std::unique_ptr<Stopwatch> make_stopwatch() override;
+  std::unique_ptr<Recording> record(const std::function<void()>& set_up,
+                                    const std::function<void()>& work) override;
 
   std::unique_ptr<Layer> load_layer(std::span<const LayerTensors> batch) override;
   std::unique_ptr<KvCache> make_cache(const Layer& layer, int64_t page_size) override;
@@ -46,16 +49,21 @@ class CudaBackend final : public Backend {
               const PageLists& lists, Tensor<int32_t, 3> previous, int64_t window,
               Partials partials) override;
   void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) override;
+  bool decode_step(KvCache& cache, const Layer& layer, const Block& block, const BoundStep& step) override;
   Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
                    Tensor<float, 2> reference_lse) override;
   void rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
                   Tensor<int32_t, 3> ranks) override;
 
  private:
+  /// A small array of the host on the device, for the next primitive.
+  void* argument(const void* values, int64_t bytes);
+
   std::shared_ptr<Device> device_;
   Staging staging_;
-  Scratch workspace_;  ///< of kernels: partial results of splits, errors
-  Scratch arguments_;  ///< small arrays from the host that one primitive reads
+  Scratch workspace_;                         ///< of kernels: partial results of splits, errors
+  Scratch arguments_;                         ///< small arrays from the host that one primitive reads
+  GraphRecording* being_recorded_ = nullptr;  ///< keeps the arguments of its primitives
 };
 
 }  // namespace hindsight::cuda

@@ -14,8 +14,9 @@ Device::Device(int index) : index_(index) {
   cudaDeviceProp properties{};
   cuda_check(cudaGetDeviceProperties(&properties, index));
   name_ = properties.name;
-  multiprocessors_ = properties.multiProcessorCount;
-  shared_bytes_per_block_ = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+  limits_ = {10 * properties.major + properties.minor, properties.multiProcessorCount,
+             static_cast<int64_t>(properties.sharedMemPerBlockOptin),
+             static_cast<int64_t>(properties.sharedMemPerMultiprocessor)};
 
   cudaMemPoolProps pool{};
   pool.allocType = cudaMemAllocationTypePinned;
@@ -92,7 +93,7 @@ void* Scratch::at_least(int64_t bytes) {
   if (!memory_ || memory_->bytes() < bytes) {
     const int64_t doubled = memory_ ? 2 * memory_->bytes() : 0;
     memory_.reset();  // before the larger one is allocated: they need not fit side by side
-    memory_ = std::make_unique<DeviceMemory>(device_, std::max(bytes, doubled));
+    memory_ = std::make_shared<DeviceMemory>(device_, std::max(bytes, doubled));
   }
   return memory_->data();
 }
@@ -110,6 +111,9 @@ Event::Event(const Device& device, Timing timing) {
 }
 Event::~Event() { cudaEventDestroy(event_); }
 void Event::record(cudaStream_t stream) { cuda_check(cudaEventRecord(event_, stream)); }
+void Event::record_in_graph(cudaStream_t stream) {
+  cuda_check(cudaEventRecordWithFlags(event_, stream, cudaEventRecordExternal));
+}
 void Event::wait() const { cuda_check(cudaEventSynchronize(event_)); }
 double Event::us_since(const Event& earlier) const {
   float milliseconds = 0;

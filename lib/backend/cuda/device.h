@@ -10,6 +10,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "kernels/kernels.h"
 
 namespace hindsight::cuda {
 
@@ -33,13 +34,14 @@ class Device {
   int64_t available_bytes() const;
 
   int index() const { return index_; }
-  int multiprocessors() const { return multiprocessors_; }
-  int64_t shared_bytes_per_block() const { return shared_bytes_per_block_; }
+  int multiprocessors() const { return limits_.multiprocessors; }
+  int64_t shared_bytes_per_block() const { return limits_.shared_bytes_per_block; }
+  const kernels::DeviceLimits& limits() const { return limits_; }
   const std::string& name() const { return name_; }
 
  private:
-  int index_ = 0, multiprocessors_ = 0;
-  int64_t shared_bytes_per_block_ = 0;
+  int index_ = 0;
+  kernels::DeviceLimits limits_{};
   std::string name_;
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
@@ -67,10 +69,12 @@ class Scratch {
  public:
   explicit Scratch(std::shared_ptr<Device> device) : device_(std::move(device)) {}
   void* at_least(int64_t bytes);
+  /// What is held now: whoever keeps it may use it after it was replaced.
+  std::shared_ptr<DeviceMemory> memory() const { return memory_; }
 
  private:
   std::shared_ptr<Device> device_;
-  std::unique_ptr<DeviceMemory> memory_;
+  std::shared_ptr<DeviceMemory> memory_;
 };
 
 /// Page-locked host memory, which the device copies from while the host goes on.
@@ -97,6 +101,8 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void record(cudaStream_t stream);
+  /// Into the graph that the stream is captured for: recorded whenever the graph runs.
+  void record_in_graph(cudaStream_t stream);
   void wait() const;
   /// Microseconds from `earlier` to this one; both must have passed.
   double us_since(const Event& earlier) const;

@@ -18,7 +18,7 @@ class RetroTraps : public ::testing::TestWithParam<Unit> {
   }
 };
 
-// Mutation: `slots` of attend without the restriction to tokens <= query position.
+// Mutation: attend without the restriction to tokens <= query position.
 TEST_P(RetroTraps, PageBegunAfterAQueryAddsNothing) {
   const LayerTensors layer = random_layer({.n_tokens = 64, .prompt_tokens = 46});
   // Page 3 (tokens 48..63) begins at step 2; it looks unseen to the queries of steps 0 and 1.
@@ -44,8 +44,7 @@ TEST_P(RetroTraps, NewestPageHasGrownSince) {
   EXPECT_LT(largest_error(revised, WideLayer(layer), sets, 16, GetParam(), 4), float_tolerance);
 }
 
-// Mutation: softmax of a fully masked row without its guard (NaN), or a merge that rounds through
-// exp(0)/(1+0).
+// Mutation: the merge of an empty partial recomputes the LSE as log(exp(lse)).
 TEST_P(RetroTraps, EmptySupplementLeavesEveryBit) {
   const LayerTensors layer = random_layer({.n_tokens = 60, .prompt_tokens = 30, .query_norm = 30});
   PageChoice sets(static_cast<size_t>(units(layer)));
@@ -56,6 +55,7 @@ TEST_P(RetroTraps, EmptySupplementLeavesEveryBit) {
   EXPECT_EQ(0, std::memcmp(alone.lse.data(), revised.lse.data(), alone.lse.size() * sizeof(float)));
 }
 
+// Mutation: merge_partial without its guards (-inf - -inf is NaN), or 0 as the LSE of nothing.
 TEST_P(RetroTraps, NothingAttendedIsTheIdentity) {
   const LayerTensors layer = random_layer({.n_tokens = 60, .prompt_tokens = 30});
   PageChoice sets(static_cast<size_t>(units(layer)));
@@ -99,15 +99,18 @@ TEST_P(RetroTraps, WindowReachesAcrossBlocks) {
   }
 }
 
-// Mutation: last_loaded or page tables indexed without the sequence.
+// Mutation: last_loaded, keys or queries taken without the sequence; window_rows of a block's first step for
+// all.
 TEST_P(RetroTraps, SequencesOfABatchAreApart) {
-  constexpr int64_t page_size = 16, window = 3, n_steps = 9;
+  constexpr int64_t page_size = 16, window = 3, most_steps = 9;
+  // Sequences join and leave the batch at their own time, and one of them has a smaller window.
+  const std::vector<int64_t> joins{0, 3, 1}, n_steps{9, 5, 6}, windows{2, 3, 3};
   const std::vector<LayerTensors> batch{random_layer({.n_tokens = 50, .prompt_tokens = 31, .seed = 1}),
                                         random_layer({.n_tokens = 83, .prompt_tokens = 70, .seed = 2}),
                                         random_layer({.n_tokens = 29, .prompt_tokens = 20, .seed = 3})};
   std::vector<PageChoice> sets;
-  for (const LayerTensors& layer : batch)
-    sets.push_back(random_sets(layer, n_steps, page_size, units(layer), 0.5, true, layer.k.size()));
+  for (size_t s = 0; s < batch.size(); ++s)
+    sets.push_back(random_sets(batch[s], n_steps[s], page_size, units(batch[s]), 0.5, true, s));
 
   const auto layer = backend_->load_layer(batch);
   const auto cache = backend_->make_cache(*layer, page_size);
@@ -119,40 +122,45 @@ TEST_P(RetroTraps, SequencesOfABatchAreApart) {
   auto last_loaded = backend_->make_tensor<int32_t, 3>({n, unit_count, cache->max_pages});
   const std::vector<int32_t> never(static_cast<size_t>(last_loaded.size()), -1);
   backend_->upload(last_loaded.data(), never.data(), static_cast<int64_t>(never.size() * 4));
-  const Outputs outputs{backend_->make_tensor<float, 3>({n * n_steps, heads, d}),
-                        backend_->make_tensor<float, 2>({n * n_steps, heads})};
-  for (int64_t step = 0; step < n_steps; ++step) {
+  const Outputs outputs{backend_->make_tensor<float, 3>({n * most_steps, heads, d}),
+                        backend_->make_tensor<float, 2>({n * most_steps, heads})};
+  for (int64_t now = 0; now < most_steps; ++now) {
     std::vector<BlockStep> steps;
-    std::vector<int32_t> pages(static_cast<size_t>(n * unit_count * capacity)), counts;
+    std::vector<int32_t> pages, counts;
     for (int64_t s = 0; s < n; ++s) {
+      const int64_t step = now - joins[s];
+      if (step < 0 || step >= n_steps[s]) continue;
       steps.push_back({static_cast<int32_t>(s), static_cast<int32_t>(batch[s].q_start + step),
-                       static_cast<int32_t>(s * n_steps + step),
-                       static_cast<int32_t>(std::min(window, step + 1))});
+                       static_cast<int32_t>(s * most_steps + step),
+                       static_cast<int32_t>(std::min(windows[s], step + 1))});
       for (int64_t u = 0; u < unit_count; ++u) {
         const auto& chosen = sets[s][u][step];
         ASSERT_LE(static_cast<int64_t>(chosen.size()), capacity);
         counts.push_back(static_cast<int32_t>(chosen.size()));
-        std::copy(chosen.begin(), chosen.end(), pages.begin() + (s * unit_count + u) * capacity);
+        pages.insert(pages.end(), chosen.begin(), chosen.end());
+        pages.resize(counts.size() * capacity);
       }
     }
-    const Block block = backend_->make_block(steps);
-    const PageLists lists{backend_->make_tensor<int32_t, 3>({n, unit_count, capacity}),
-                          backend_->make_tensor<int32_t, 2>({n, unit_count})};
+    const auto rows = static_cast<int64_t>(steps.size());
+    const Block block = backend_->make_block(std::move(steps));
+    const PageLists lists{backend_->make_tensor<int32_t, 3>({rows, unit_count, capacity}),
+                          backend_->make_tensor<int32_t, 2>({rows, unit_count})};
     backend_->upload(lists.pages.data(), pages.data(), static_cast<int64_t>(pages.size() * 4));
     backend_->upload(lists.count.data(), counts.data(), static_cast<int64_t>(counts.size() * 4));
-    const auto previous = backend_->make_tensor<int32_t, 3>({n, unit_count, capacity});
+    const auto previous = backend_->make_tensor<int32_t, 3>({rows, unit_count, capacity});
     backend_->note_loads(block, lists, last_loaded, previous);
-    const Partials partials{backend_->make_tensor<float, 4>({n, window, heads, d}),
-                            backend_->make_tensor<float, 3>({n, window, heads})};
+    const Partials partials{backend_->make_tensor<float, 4>({rows, window, heads, d}),
+                            backend_->make_tensor<float, 3>({rows, window, heads})};
     backend_->attend(*layer, *cache, block, {GetParam(), Combine::mean}, lists, previous, window, partials);
     backend_->merge(block, window, partials, outputs);
   }
   const std::vector<float> out = backend_->to_host(outputs.out), lse = backend_->to_host(outputs.lse);
   for (int64_t s = 0; s < n; ++s) {
+    const int64_t first = s * most_steps, last = first + n_steps[s];
     WindowReplayResult own;
-    own.out.assign(out.begin() + s * n_steps * heads * d, out.begin() + (s + 1) * n_steps * heads * d);
-    own.lse.assign(lse.begin() + s * n_steps * heads, lse.begin() + (s + 1) * n_steps * heads);
-    EXPECT_LT(largest_error(own, WideLayer(batch[s]), sets[s], page_size, GetParam(), window),
+    own.out.assign(out.begin() + first * heads * d, out.begin() + last * heads * d);
+    own.lse.assign(lse.begin() + first * heads, lse.begin() + last * heads);
+    EXPECT_LT(largest_error(own, WideLayer(batch[s]), sets[s], page_size, GetParam(), windows[s]),
               float_tolerance)
         << "sequence " << s;
   }

@@ -1,0 +1,108 @@
+"""Draws the times of decode steps that bench_steps measured.
+
+    python -m hindsight_analysis.step_figures steps.json --out FOLDER
+
+Writes step_time.png: time against context, a panel for each batch size, with the time that reading
+the bytes of a Quest step takes; and step_share.png: the share of the read ceiling that each kind of
+step reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+from hindsight_analysis.step_times import StepTime, Workload, load_step_times  # noqa: E402
+
+Series = dict[str, list[tuple[int, StepTime]]]  # by label: (context, time), ascending
+
+
+def series_of(times: dict[Workload, StepTime], batch: int, budget: int) -> Series:
+    """Lines along the context: dense decode, Quest, and retro by window."""
+    series: Series = {}
+    for workload, time in sorted(
+        times.items(), key=lambda item: (item[0].what, item[0].window, item[0].context)
+    ):
+        if (workload.batch, workload.budget, workload.cache) != (batch, budget, "cold"):
+            continue
+        if workload.what == "dense" and workload.window == 1:
+            label = "dense"
+        elif workload.what == "step":
+            label = "quest" if workload.window == 1 else f"retro, w = {workload.window}"
+        else:
+            continue
+        series.setdefault(label, []).append((workload.context, time))
+    return {label: line for label, line in series.items() if len(line) > 1}
+
+
+def draw(times: dict[Workload, StepTime], budget: int, out: Path) -> list[Path]:
+    """Figures of all batch sizes with lines; the files written."""
+    batches = sorted({workload.batch for workload in times})
+    panels = {batch: lines for batch in batches if (lines := series_of(times, batch, budget))}
+    if not panels:
+        raise ValueError(f"no step was timed at two contexts with a budget of {budget} tokens")
+    written = []
+    for name, label, value, scale in (
+        ("step_time", "µs a step and layer", lambda time: time.us, "log"),
+        ("step_share", "share of the read ceiling", lambda time: time.read_us / time.us, "linear"),
+    ):
+        figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False)
+        for axis, (batch, lines) in zip(axes[0], panels.items()):
+            for line_label, line in lines.items():
+                axis.plot(
+                    [x for x, _ in line],
+                    [value(time) for _, time in line],
+                    marker="o",
+                    label=line_label,
+                )
+            if name == "step_time" and "quest" in lines:
+                floor = lines["quest"]
+                axis.plot(
+                    [x for x, _ in floor],
+                    [t.read_us for _, t in floor],
+                    "k:",
+                    label="bytes of quest, read once",
+                )
+            axis.set_xscale("log", base=2)
+            axis.set_yscale(scale)
+            axis.set_xlabel("context, tokens")
+            axis.set_title(f"batch {batch}, budget {budget} tokens")
+            axis.grid(True, alpha=0.3)
+            axis.legend(fontsize="small")
+        axes[0][0].set_ylabel(label)
+        figure.tight_layout()
+        file = out / f"{name}.png"
+        # Without the version of the library, so that the same times give the same bytes.
+        figure.savefig(file, dpi=120, metadata={"Software": None})
+        plt.close(figure)
+        written.append(file)
+    return written
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("file", help="JSON of bench_steps")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the figures")
+    parser.add_argument("--budget", type=int, default=2048, help="tokens")
+    options = parser.parse_args(arguments)
+    try:
+        times = load_step_times(options.file)
+        options.out.mkdir(parents=True, exist_ok=True)
+        for file in draw(times, options.budget, options.out):
+            print(file)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"step_figures: {options.file}: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

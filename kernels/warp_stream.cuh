@@ -1,0 +1,206 @@
+#pragma once
+// Attention of few rows over many tokens, as a decode step has it: a warp streams chunks of 16 tokens through
+// buffers of its own, with no barrier among warps, and several chunks under way. In the end the warps of 16
+// rows leave their results in the buffers, to be added up.
+
+#include <climits>
+
+#include "kernels/mma_attention.cuh"
+
+namespace hindsight::kernels {
+
+/// A warp's chunk of keys and values; in the end its result.
+template <class T, int D>
+union WarpBuffer {
+  struct {
+    alignas(16) T k[kChunk][kMmaStride<D>];
+    alignas(16) T v[kChunk][kMmaStride<D>];
+  };
+  float out[16][kMmaStride<D>];
+};
+
+/// A chunk to attend to: its number (INT_MAX: there is none), its first token's position, the last load of
+/// its page before this step, the pool page, and the first token's place in the page.
+struct Place {
+  int chunk, position, previous, pool, offset;
+};
+inline constexpr Place kNoPlace{INT_MAX, 0, 0, 0, 0};
+
+/// What a lane's two rows (lane / 4, and that + 8) of a group may see: tokens up to last_visible, of pages
+/// that were last loaded before unseen_before.
+struct VisibleRows {
+  int last_visible[2], unseen_before[2];
+};
+
+/// Attends to the places that next(chunk) gives for chunk, chunk + stride, ... until kNoPlace; next may skip
+/// places. `buffers` are Ahead pointers. tokens() of a place is how many exist: up to last_position.
+template <int Ahead, class T, int D, class Next>
+__device__ void stream_chunks(WarpAttention<T, D>& mine, const T (*q)[kMmaStride<D>], const Heads& heads,
+                              const PagedKv& kv, int kv_head, int last_position, float scale,
+                              const VisibleRows& rows, WarpBuffer<T, D>* const (&buffers)[Ahead], int chunk,
+                              int stride, Next&& next) {
+  static_assert(Ahead == 1 || Ahead == 2);
+  constexpr int row_vectors = D / kVec<T>;
+  constexpr float log2_e = 1.4426950408889634f;
+  const int lane = threadIdx.x % 32;
+  const auto read = [&](const Place& place, const void* from, T(&to)[kChunk][kMmaStride<D>]) {
+    if (place.chunk != INT_MAX) {
+      const int tokens = last_position + 1 - place.position;
+      const T* rows_of_place = static_cast<const T*>(from) +
+                               token_row(kv, heads.n_kv_heads, place.pool, kv_head, place.offset) * D;
+#pragma unroll
+      for (int x = 0; x < kChunk * row_vectors / 32; ++x) {
+        const int vector = x * 32 + lane, n = vector / row_vectors;
+        // Weights of tokens that do not exist are 0, but 0 times whatever lies there could be NaN.
+        copy_async(shared_address(&to[n][vector % row_vectors * kVec<T>]),
+                   rows_of_place + (n < tokens ? vector * kVec<T> : 0), n < tokens);
+      }
+    }
+    commit_copies();  // also an empty group: the number of groups tells what has arrived
+  };
+  static_assert(kChunk * row_vectors % 32 == 0);
+
+  Place place[Ahead];
+#pragma unroll
+  for (int x = 0; x < Ahead; ++x) {
+    place[x] = x > 0 && place[0].chunk == INT_MAX ? kNoPlace : next(x == 0 ? chunk : place[0].chunk + stride);
+    read(place[x], kv.k, buffers[x]->k);
+    read(place[x], kv.v, buffers[x]->v);
+  }
+#pragma unroll 1
+  for (int turn = 0; place[0].chunk != INT_MAX; ++turn) {
+    const Place now = place[0], last = place[Ahead - 1];
+    const Place after = last.chunk == INT_MAX ? kNoPlace : next(last.chunk + stride);
+    WarpBuffer<T, D>& buffer = *(Ahead == 1 || turn % 2 == 0 ? buffers[0] : buffers[Ahead - 1]);
+    int visible[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      visible[half] = now.previous < rows.unseen_before[half] ? rows.last_visible[half] - now.position : -1;
+    wait_for_copies<2 * Ahead - 1>();
+    __syncwarp();
+    float logit[2][4] = {};
+    mine.multiply_keys(shared_address(q), shared_address(buffer.k), logit);
+    __syncwarp();
+    read(after, kv.k, buffer.k);
+    uint32_t high[4], low[4];
+    mine.weigh(logit, visible, scale * log2_e, high, low);
+    wait_for_copies<2 * Ahead - 1>();
+    __syncwarp();
+    mine.add_values(shared_address(buffer.v), high, low);
+    __syncwarp();
+    read(after, kv.v, buffer.v);
+    place[0] = place[Ahead - 1];
+    place[Ahead - 1] = after;
+  }
+  wait_for_copies<0>();
+  __syncwarp();
+}
+
+/// The warp's result into its buffer, and maximum (base 2) and sum of its 16 rows into state. Rows that saw
+/// nothing have sum 0 and no outputs.
+template <class T, int D>
+__device__ void leave_result(const WarpAttention<T, D>& mine, WarpBuffer<T, D>& buffer, float2 (&state)[16]) {
+  const int lane = threadIdx.x % 32, g = lane / 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = mine.sum[half];  // spread over four lanes
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    if (lane % 4 == 0) state[half * 8 + g] = make_float2(mine.max[half], sum);
+    if (!(sum > 0)) continue;
+#pragma unroll
+    for (int c = 0; c < D / 8; ++c)
+      *reinterpret_cast<float2*>(&buffer.out[half * 8 + g][c * 8 + lane % 4 * 2]) =
+          make_float2(mine.out[c][half * 2], mine.out[c][half * 2 + 1]);
+  }
+}
+
+/// A row of partial results added up, as a warp holds it: out is weighted by 2^(logit - largest) and not
+/// normalised; a lane has elements 4*lane .. 4*lane + 3.
+struct RowSum {
+  float largest, sum;
+  float4 out;
+  __device__ float normaliser() const { return sum > 0 ? 1.0f / sum : 0.0f; }
+  __device__ float lse() const { return sum > 0 ? largest * kLn2 + logf(sum) : -INFINITY; }
+};
+
+/// Adds up n <= 32 partial results of a row: lane x has the state of the x-th, whose elements are at
+/// out_of(x).
+template <int D, class F>
+__device__ RowSum add_up(float2 state, int n, F&& out_of) {
+  const int lane = threadIdx.x % 32;
+  RowSum row{warp_max(state.x), 0, {}};
+  const float weight = state.y > 0 ? exp2f(state.x - row.largest) : 0.0f;
+  row.sum = warp_sum(weight * state.y);
+#pragma unroll 4
+  for (int x = 0; x < n; ++x) {
+    const float factor = __shfl_sync(~0u, weight, x);
+    float4 out{};  // what has no weight may never have been written
+    if (factor != 0 && lane * 4 < D) out = *reinterpret_cast<const float4*>(out_of(x) + lane * 4);
+    row.out.x += factor * out.x;
+    row.out.y += factor * out.y;
+    row.out.z += factor * out.z;
+    row.out.w += factor * out.w;
+  }
+  return row;
+}
+
+/// A block of eight warps attends for up to 16 rows: split `split` of `splits` of the problem's chunks.
+inline constexpr int kStreamWarps = 8, kStreamThreads = kStreamWarps * 32;
+
+template <class T, int D>
+struct StreamShared {
+  alignas(16) T q[16][kMmaStride<D>];
+  WarpBuffer<T, D> buffer[2 * kStreamWarps];
+  float2 state[kStreamWarps][16];
+};
+
+/// A page of a block's list, looked up before the first one is read; and how many of them a block can have.
+struct StreamPage {
+  int page, previous, pool;
+};
+inline constexpr int kStreamPages = 1024;
+
+/// place(chunk) gives the place of any chunk of the problem. Writes the results of all rows.
+template <class T, int D, class Problem, class PlaceOf>
+__device__ void attend_stream(const Problem& problem, const Heads& heads, const PagedKv& kv, const Queries& q,
+                              float scale, int split, int splits, SplitTarget target,
+                              StreamShared<T, D>& shared, PlaceOf&& place) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  load_query_tile<T, D, 16>(problem, heads, q, shared.q);
+  __syncthreads();
+  VisibleRows rows;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int r = half * 8 + lane / 4;
+    rows.last_visible[half] = -1;
+    rows.unseen_before[half] = 0;
+    if (r < problem.rows()) {
+      const QueryRow row = problem.row(r);
+      rows.last_visible[half] = row.last_visible;
+      rows.unseen_before[half] = row.unseen_before;
+    }
+  }
+  const int chunks = ceil_div(problem.tokens(), kChunk), split_chunks = ceil_div(chunks, splits);
+  const int end = min(chunks, (split + 1) * split_chunks);
+  WarpBuffer<T, D>* const buffers[] = {&shared.buffer[warp], &shared.buffer[warp + kStreamWarps]};
+  WarpAttention<T, D> mine;
+  stream_chunks<2>(mine, shared.q, heads, kv, problem.kv_head(), problem.last_position(), scale, rows,
+                   buffers, split * split_chunks + warp, kStreamWarps,
+                   [&](int chunk) { return chunk < end ? place(chunk) : kNoPlace; });
+  leave_result(mine, *buffers[0], shared.state[warp]);
+  __syncthreads();
+#pragma unroll 1
+  for (int r = warp; r < problem.rows(); r += kStreamWarps) {
+    const RowSum row = add_up<D>(lane < kStreamWarps ? shared.state[lane][r] : float2{-INFINITY, 0},
+                                 kStreamWarps, [&](int x) { return shared.buffer[x].out[r]; });
+    const int64_t item = split * target.items + problem.row(r).item;
+    const float normaliser = row.normaliser();
+    if (lane * 4 < D)
+      *reinterpret_cast<float4*>(target.out + item * D + lane * 4) = make_float4(
+          normaliser * row.out.x, normaliser * row.out.y, normaliser * row.out.z, normaliser * row.out.w);
+    if (lane == 0) target.lse[item] = row.lse();
+  }
+}
+
+}  // namespace hindsight::kernels
