@@ -2,8 +2,8 @@
 
     python -m hindsight_analysis.paired RESULT.h5 --metric accuracy --against quest
 
-Sequences differ far more from each other than methods do on one of them: a difference is taken sequence by sequence,
-and the interval is over sequences.
+Sequences differ far more from each other than methods do on one of them: a difference is taken
+sequence by sequence, and the interval is over sequences.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def per_sequence(result: Result, point: Point, metric: str) -> np.ndarray:
         known = sorted(str(name) for name in series.data_vars if "sequence" in series[name].dims)
         raise CommandError(
             INPUT,
-            f"{result.file}: point {point.id} has no {metric} by sequence; it has {', '.join(known) or 'none'}",
+            f"{result.file}: point {point.id} has no {metric} by sequence; "
+            f"it has {', '.join(known) or 'none'}",
         )
     values = series[metric]
     return values.mean([dim for dim in values.dims if dim != "sequence"]).values.astype(float)
@@ -57,7 +58,10 @@ def interval(differences: np.ndarray, samples: int, seed: int) -> tuple[float, f
 def differences(
     result: Result, metric: str, against: str, samples: int = 10000, seed: int = 0
 ) -> list[Difference]:
-    """Of every method from `against` with the same budget, over the sequences of all files. Raises CommandError."""
+    """Of every method from `against` with the same budget, over the sequences of all files.
+
+    Raises CommandError.
+    """
 
     def budget(point: Point) -> tuple:
         return tuple(point.parameters.get(name) for name in BUDGET)
@@ -65,10 +69,14 @@ def differences(
     def is_like(point: Point, other: Point) -> bool:
         return (point.name, point.parameters) == (other.name, other.parameters)
 
-    others = {(point.trace, budget(point)): point for point in result.points if point.name == against}
+    others = {
+        (point.trace, budget(point)): point for point in result.points if point.name == against
+    }
     if not others:
         names = sorted({point.name for point in result.points})
-        raise CommandError(INPUT, f"--against {against}: no such method; {', '.join(names)} would be right")
+        raise CommandError(
+            INPUT, f"--against {against}: no such method; {', '.join(names)} would be right"
+        )
     varying = {
         name
         for name in {name for point in result.points for name in point.parameters}
@@ -110,14 +118,32 @@ def differences(
 
 def markdown(rows: list[Difference], metric: str, against: str) -> str:
     """A table for people."""
-    shown = [name for name in ("budget.ratio", "budget.tokens", "retro.window", "retro.query", "retro.refresh",
-                               "retro.summaries") if any(name in row.parameters for row in rows)]
+    shown = [
+        name
+        for name in (
+            "budget.ratio",
+            "budget.tokens",
+            "retro.window",
+            "retro.query",
+            "retro.refresh",
+            "retro.summaries",
+        )
+        if any(name in row.parameters for row in rows)
+    ]
     lines = [
-        "| " + " | ".join(["name", *shown, "sequences", f"{metric} of {against}", "difference", "95 % interval"]) + " |",
+        "| "
+        + " | ".join(
+            ["name", *shown, "sequences", f"{metric} of {against}", "difference", "95 % interval"]
+        )
+        + " |",
         "|" + "---|" * (len(shown) + 5),
     ]
     for row in rows:
-        cells = [row.name, *(str(row.parameters.get(name, "-")) for name in shown), str(row.sequences)]
+        cells = [
+            row.name,
+            *(str(row.parameters.get(name, "-")) for name in shown),
+            str(row.sequences),
+        ]
         cells += [f"{row.other:.4f}", f"{row.mean:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -127,18 +153,29 @@ def command(argv: list[str] | None) -> None:
     parser = OneLineParser(
         prog="python -m hindsight_analysis.paired",
         description="Differences between methods on the same sequences, with bootstrap intervals.",
-        epilog="Example: python -m hindsight_analysis.paired results/closed_loop/tasks.h5 --metric accuracy --against quest",
+        epilog="Example: python -m hindsight_analysis.paired results/closed_loop/tasks.h5 "
+        "--metric accuracy --against quest",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("result", type=Path, metavar="RESULT.h5", help="result file of hindsight eval")
-    parser.add_argument("--metric", required=True, help="series by sequence, e.g. accuracy or delta_nll")
-    parser.add_argument("--against", required=True, metavar="NAME", help="method that others are compared with")
+    parser.add_argument(
+        "result", type=Path, metavar="RESULT.h5", help="result file of hindsight eval"
+    )
+    parser.add_argument(
+        "--metric", required=True, help="series by sequence, e.g. accuracy or delta_nll"
+    )
+    parser.add_argument(
+        "--against", required=True, metavar="NAME", help="method that others are compared with"
+    )
     parser.add_argument("--samples", type=int, default=10000, help="draws of the bootstrap")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     options = parser.parse_args(argv)
-    rows = differences(load_result(options.result), options.metric, options.against, options.samples, options.seed)
+    rows = differences(
+        load_result(options.result), options.metric, options.against, options.samples, options.seed
+    )
     if not rows:
-        raise CommandError(INPUT, f"{options.result}: no method has the budget of {options.against}")
+        raise CommandError(
+            INPUT, f"{options.result}: no method has the budget of {options.against}"
+        )
     print(markdown(rows, options.metric, options.against))
 
 

@@ -55,7 +55,7 @@ void add_capture_command(CLI::App& trace, CommandLine& line) {
   app->add_option("--generate", options.generate, "the last of them are written by the model")
       ->capture_default_str();
   app->add_option("--layers", options.layers, "layers to keep, instead of all")->delimiter(',');
-  add_dtype_option(*app, options.dtype, "storage type: ");
+  add_dtype_option(*app, options.dtype);
   app->add_option("--temperature", options.sampling.temperature, "of sampling; 0 is greedy")
       ->capture_default_str();
   app->add_option("--seed", options.sampling.seed, "of sampling")->capture_default_str();

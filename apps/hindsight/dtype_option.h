@@ -1,5 +1,5 @@
 #pragma once
-// The option --dtype, of every command that writes a trace.
+// --dtype of the commands that write traces.
 
 #include <CLI/CLI.hpp>
 #include <map>
@@ -9,15 +9,15 @@
 
 namespace hindsight::app {
 
-/// Adds --dtype, default bfloat16. `dtype` must live as long as the command line.
-inline void add_dtype_option(CLI::App& command, DType& dtype, const std::string& what) {
-  static const std::map<std::string, DType> dtypes{
+/// Adds --dtype, the storage type; `target` outlives the parse.
+inline void add_dtype_option(CLI::App& command, DType& target) {
+  static const std::map<std::string, DType> names{
       {"float16", DType::float16}, {"bfloat16", DType::bfloat16}, {"float32", DType::float32}};
   command
       .add_option_function<std::string>(
-          "--dtype", [&dtype](const std::string& name) { dtype = dtypes.at(name); },
-          what + "float16, bfloat16 or float32")
-      ->check(CLI::IsMember(dtypes))
+          "--dtype", [&target](const std::string& name) { target = names.at(name); },
+          "storage type: float16, bfloat16 or float32")
+      ->check(CLI::IsMember(names))
       ->default_str("bfloat16");
 }
 

@@ -76,7 +76,7 @@ void add_synth(CLI::App& trace, CommandLine& line) {
   synth->add_option("--q-heads", options->n_q_heads, "query heads")->capture_default_str();
   synth->add_option("--kv-heads", options->n_kv_heads, "KV heads")->capture_default_str();
   synth->add_option("--head-dim", options->head_dim, "head dimension")->capture_default_str();
-  add_dtype_option(*synth, options->dtype, "");
+  add_dtype_option(*synth, options->dtype);
   synth->add_option("--seed", options->seed, "the same seed gives the same bytes")->capture_default_str();
   synth->add_option("--sinks", options->sinks, "first tokens that every query attends to")
       ->capture_default_str();

@@ -114,6 +114,8 @@ class DataReader : TokenReader {
         take_line(json);
         return !is_full();
       });
+    else if (file_.file.extension() == ".h5")
+      read_trace();
     else
       read_bytes(text());
     if (sequences_.empty()) refuse("holds no sequence that is long enough");
@@ -132,40 +134,68 @@ class DataReader : TokenReader {
     const auto prompt = tokens_of(json, "prompt", true), answer = tokens_of(json, "answer", false);
     const auto whole = whole_text_of(json);
     if (prompt.has_value() == whole.has_value()) refuse("needs prompt (and answer), or else tokens or text");
-    EvalSequence sequence;
     if (plan_.mode == EvalMode::generate) {
-      sequence.tokens = prompt ? *prompt : *whole;
-      sequence.prompt_tokens = static_cast<int64_t>(sequence.tokens.size());
-      if (answer) sequence.answer = *answer;
-      take_spans(json, sequence);
-      sequence.new_tokens = plan_.max_new_tokens.value_or(static_cast<int64_t>(sequence.answer.size()));
-      if (sequence.new_tokens == 0)
-        refuse("has no answer whose length would say how much to write; max_new_tokens would be right");
-    } else {
-      if (prompt && !answer) refuse("has a prompt and no answer; the text that follows would be right");
-      sequence.tokens = prompt ? *prompt : *whole;
-      if (prompt) sequence.tokens.insert(sequence.tokens.end(), answer->begin(), answer->end());
-      if (!plan_.prompt_tokens && !prompt)
-        refuse_configuration("prompt_tokens",
-                             "is missing, and " + file_.name + " has lines without a prompt");
-      sequence.prompt_tokens =
-          plan_.prompt_tokens.value_or(prompt ? static_cast<int64_t>(prompt->size()) : 0);
-      if (plan_.tokens && static_cast<int64_t>(sequence.tokens.size()) > *plan_.tokens)
-        sequence.tokens.resize(static_cast<size_t>(*plan_.tokens));
-      if (static_cast<int64_t>(sequence.tokens.size()) < sequence.prompt_tokens + 2)
-        refuse(fmt::format("has {} tokens, which leaves nothing to measure after a prompt of {}",
-                           sequence.tokens.size(), sequence.prompt_tokens));
+      EvalSequence sequence =
+          after_prompt(prompt ? *prompt : *whole, answer.value_or(std::vector<int32_t>{}));
+      if (json.contains("scored")) take_spans(json["scored"], sequence);
+      return add(std::move(sequence));
     }
-    add(std::move(sequence));
+    if (!prompt) return add(forced(*whole, std::nullopt));
+    if (!answer) refuse("has a prompt and no answer; the text that follows would be right");
+    std::vector<int32_t> tokens = *prompt;
+    tokens.insert(tokens.end(), answer->begin(), answer->end());
+    add(forced(std::move(tokens), static_cast<int64_t>(prompt->size())));
   }
 
-  void take_spans(const Json& json, EvalSequence& sequence) const {
+  /// The tokens of a trace: what was captured in the open loop, decoded in the closed one.
+  void read_trace() {
+    const TraceReader trace(file_.file);
+    const std::optional<std::vector<int32_t>> tokens = trace.tokens();
+    if (!tokens) refuse("/tokens: is missing; a trace that holds the ids of its tokens would be right");
+    for (const int32_t token : *tokens)
+      if (token < 0 || token >= model_.vocabulary)
+        refuse(fmt::format("/tokens: {} is no token of the model; 0 to {} would be right", token,
+                           model_.vocabulary - 1));
+    const int64_t prompt_tokens = trace.info().prompt_tokens;
+    const auto end_of_prompt = tokens->begin() + prompt_tokens;
+    if (plan_.mode == EvalMode::generate)
+      add(after_prompt({tokens->begin(), end_of_prompt}, {end_of_prompt, tokens->end()}));
+    else
+      add(forced(*tokens, prompt_tokens));
+  }
+
+  /// A prompt that the model continues; the answer is one part until somebody says otherwise.
+  EvalSequence after_prompt(std::vector<int32_t> prompt, std::vector<int32_t> answer) const {
+    EvalSequence sequence;
+    sequence.tokens = std::move(prompt);
+    sequence.prompt_tokens = static_cast<int64_t>(sequence.tokens.size());
+    sequence.answer = std::move(answer);
     const auto length = static_cast<int64_t>(sequence.answer.size());
-    if (!json.contains("scored")) {
-      if (length > 0) sequence.scored = {{0, length}};
-      return;
-    }
-    const Json& spans = json["scored"];
+    if (length > 0) sequence.scored = {{0, length}};
+    sequence.new_tokens = plan_.max_new_tokens.value_or(length);
+    if (sequence.new_tokens == 0)
+      refuse("has no answer whose length would say how much to write; max_new_tokens would be right");
+    return sequence;
+  }
+
+  /// A text that is given, with the prompt that it says itself.
+  EvalSequence forced(std::vector<int32_t> tokens, std::optional<int64_t> own_prompt) const {
+    if (!plan_.prompt_tokens && !own_prompt)
+      refuse_configuration("prompt_tokens", "is missing, and " + file_.name + " has lines without a prompt");
+    EvalSequence sequence;
+    sequence.tokens = std::move(tokens);
+    sequence.prompt_tokens = plan_.prompt_tokens ? *plan_.prompt_tokens : *own_prompt;
+    if (plan_.tokens && static_cast<int64_t>(sequence.tokens.size()) > *plan_.tokens)
+      sequence.tokens.resize(static_cast<size_t>(*plan_.tokens));
+    if (static_cast<int64_t>(sequence.tokens.size()) < sequence.prompt_tokens + 2)
+      refuse(fmt::format("has {} tokens, which leaves nothing to measure after a prompt of {}",
+                         sequence.tokens.size(), sequence.prompt_tokens));
+    return sequence;
+  }
+
+  void take_spans(const Json& spans, EvalSequence& sequence) const {
+    const auto length = static_cast<int64_t>(sequence.answer.size());
+    sequence.scored.clear();
     if (!spans.is_array() || spans.empty()) refuse("scored: a list of [first, last] would be right");
     for (const Json& span : spans) {
       const bool is_pair =

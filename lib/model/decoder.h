@@ -33,7 +33,8 @@ class Decoder {
   /// Begins a sequence; once each.
   void start(int64_t sequence, const Prompt& prompt);
   /// Takes the next token of some sequences, each at most once. Returns logits [n, vocabulary] of the tokens
-  /// after them.
+  /// after them. Throws std::invalid_argument where a sequence is at its capacity, std::out_of_range for a
+  /// token that the vocabulary lacks; after that the decoder is of no more use.
   std::vector<float> step(std::span<const NextToken> tokens);
   void observe_hidden(HiddenObserver observer) { observer_ = std::move(observer); }
   /// Layers below it attend densely; their positions are computed once.

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "support/eval_case.h"
+#include "support/small_trace.h"
 
 namespace hindsight::test {
 namespace {
@@ -57,6 +58,28 @@ TEST(EvalData, BytesAreCutIntoWindowsOfDocuments) {
   EXPECT_EQ(sequences[0].tokens, (std::vector<int32_t>{0, 'a', 'b', 'c'}));
   EXPECT_EQ(sequences[1].tokens, (std::vector<int32_t>{0, 'd', 'e', 'f'}));
   EXPECT_EQ(sequences[2].tokens, (std::vector<int32_t>{0, 'j', 'k', 'l'}));
+}
+
+TEST(EvalData, TheTokensOfATrace) {
+  EvalCase files({.vocabulary = 64});
+  TraceInfo info = info_of({.n_tokens = 9, .prompt_tokens = 5});
+  {
+    TraceWriter writer(files.dir / "t.h5", info, {DType::float32, 5, 0});
+    writer.write_tokens({1, 2, 3, 4, 5, 6, 7, 8, 63});
+    writer.finish();
+    TraceWriter(files.dir / "none.h5", info, {DType::float32, 5, 0}).finish();
+    TraceWriter large(files.dir / "large.h5", info, {DType::float32, 5, 0});
+    large.write_tokens({1, 2, 3, 4, 5, 6, 7, 8, 64});
+    large.finish();
+  }
+  const auto text = read(files, "mode: teacher_forced\ndata: t.h5\n");
+  EXPECT_EQ(text[0].tokens, (std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7, 8, 63}));
+  EXPECT_EQ(text[0].prompt_tokens, 5);
+  const auto prompt = read(files, "mode: generate\ndata: t.h5\n");
+  EXPECT_EQ(prompt[0].tokens, (std::vector<int32_t>{1, 2, 3, 4, 5}));
+  EXPECT_EQ(prompt[0].answer, (std::vector<int32_t>{6, 7, 8, 63}));
+  EXPECT_THROW(read(files, "mode: generate\ndata: none.h5\n"), InputError);
+  EXPECT_THROW(read(files, "mode: generate\ndata: large.h5\n"), InputError);
 }
 
 struct BadData {
