@@ -59,7 +59,8 @@ def to_storage(values: np.ndarray, dtype: str) -> np.ndarray:
 def from_storage(dataset: h5py.Dataset) -> np.ndarray:
     """All values of a dataset of a trace, as float32."""
     values = dataset[...]
-    if dataset.attrs.get("dtype") == "bf16":
+    # Text of fixed length, which the program writes, is read as bytes.
+    if dataset.attrs.get("dtype") in ("bf16", b"bf16"):
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32)
 

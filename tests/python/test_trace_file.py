@@ -129,3 +129,12 @@ def test_the_quickstart_generation_answers_its_prompt(quickstart):
     assert asked
     answer = b"".join(key + b":" + table[key] + b"\n" for key in asked[1].split())
     assert generated.startswith(answer + b"@end\n")
+
+
+def test_the_mark_of_bfloat16_may_be_text_of_fixed_length(tmp_path):
+    stored = to_storage(np.array([[[1.5, -2.0]]], np.float32), "bfloat16")
+    with h5py.File(tmp_path / "a.h5", "w") as h5:
+        for name, mark in (("variable", "bf16"), ("fixed", np.bytes_("bf16"))):
+            h5[name] = stored
+            h5[name].attrs["dtype"] = mark
+            assert from_storage(h5[name]).tolist() == [[[1.5, -2.0]]]

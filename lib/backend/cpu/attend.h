@@ -22,7 +22,8 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
   const int64_t heads = layer.n_q_heads / units;  // query heads of a unit
 #pragma omp parallel if (worth_threads(2 * n * layer.n_q_heads * pages.shape[2] * p * d))
   {
-    Matrix<Real> keys, values, queries, weights, unit_out;
+    Matrix<Real> queries, unit_out;
+    ReusedMatrix<Real> key_memory, value_memory, weight_memory;
     std::vector<VisibleTokens> visible;
 #pragma omp for collapse(2) schedule(dynamic, 8)
     for (int64_t i = 0; i < n; ++i) {
@@ -47,8 +48,7 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
             std::fill_n(&lse(i, s, u * heads), heads, minus_infinity<Real>());
             continue;
           }
-          keys.resize(tokens, d);
-          values.resize(tokens, d);
+          MutableRows<Real> keys = key_memory.sized(tokens, d), values = value_memory.sized(tokens, d);
           int64_t at = 0;
           for (const VisibleTokens& piece : visible) {
             std::copy_n(sequence.k.at(kv_head, piece.first), piece.count * d, keys.row(at).data());
@@ -56,6 +56,7 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
             at += piece.count;
           }
           queries = Rows<Real>(layer.query(step.sequence, query_position, u * heads), heads, d);
+          MutableRows<Real> weights = weight_memory.sized(heads, tokens);
           weights.noalias() = (static_cast<Real>(layer.scale) * queries) * keys.transpose();
           for (int64_t h = 0; h < heads; ++h)
             lse(i, s, u * heads + h) = softmax_in_place(weights.row(h).data(), tokens);

@@ -20,6 +20,22 @@ using Rows = Eigen::Map<const Matrix<Real>>;  ///< rows of d elements in memory
 template <class Real>
 using MutableRows = Eigen::Map<Matrix<Real>>;
 
+/// Memory of a thread's matrix whose size changes from use to use: it grows and is kept, since fresh memory
+/// of this size comes in pages that fault. Aligned as Eigen's own, so that sums have the same bits
+/// everywhere.
+template <class Real>
+class ReusedMatrix {
+ public:
+  /// Row-major, uninitialised; valid until the next call.
+  MutableRows<Real> sized(int64_t rows, int64_t cols) {
+    if (memory_.size() < rows * cols) memory_.resize(rows * cols);
+    return MutableRows<Real>(memory_.data(), rows, cols);
+  }
+
+ private:
+  Eigen::Matrix<Real, Eigen::Dynamic, 1> memory_;
+};
+
 /// Whether so many multiply-adds pay for waking threads. One-step blocks mostly do not: on a busy machine,
 /// waiting for a thread that has no core takes longer than the work.
 inline bool worth_threads(int64_t multiply_adds) { return multiply_adds > 1 << 20; }

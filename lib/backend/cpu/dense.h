@@ -13,7 +13,7 @@ struct RowTile {
 
 /// Tiles whose logits (rows x G x tokens) stay in the cache, or single rows where they cannot.
 inline std::vector<RowTile> row_tiles(const Block& block, int64_t group) {
-  constexpr int64_t tile_logits = 1 << 17;
+  constexpr int64_t tile_logits = 1 << 19;
   std::vector<RowTile> tiles;
   for (int64_t begin = 0; begin < block.size();) {
     int64_t end = begin + 1;
@@ -37,8 +37,9 @@ int64_t dense_work(const CpuLayer<Real>& layer, const Block& block) {
 /// Logits [rows*G, tokens] of a tile and KV head over tokens 0..last position of the tile; -inf after a row's
 /// own position.
 template <class Real>
-void causal_logits(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block& block, RowTile tile,
-                   int64_t kv_head, Matrix<Real>& queries, Matrix<Real>& logits) {
+MutableRows<Real> causal_logits(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block& block,
+                                RowTile tile, int64_t kv_head, Matrix<Real>& queries,
+                                ReusedMatrix<Real>& memory) {
   const int64_t group = layer.group(), d = layer.head_dim, rows = tile.end - tile.begin;
   const int64_t sequence = block.steps[tile.begin].sequence;
   const int64_t tokens = block.steps[tile.end - 1].position + 1;
@@ -47,11 +48,13 @@ void causal_logits(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, con
     queries.middleRows(row * group, group) =
         Rows<Real>(layer.query(sequence, block.steps[tile.begin + row].position, kv_head * group), group, d);
   const Rows<Real> keys(cache.sequences[sequence].k.at(kv_head, 0), tokens, d);
+  MutableRows<Real> logits = memory.sized(rows * group, tokens);
   logits.noalias() = (static_cast<Real>(layer.scale) * queries) * keys.transpose();
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t visible = block.steps[tile.begin + row].position + 1;
     logits.block(row * group, visible, group, tokens - visible).setConstant(minus_infinity<Real>());
   }
+  return logits;
 }
 
 /// Backend::dense.
@@ -62,17 +65,19 @@ void dense(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block
   const int64_t group = layer.group(), d = layer.head_dim;
 #pragma omp parallel if (worth_threads(dense_work(layer, block)))
   {
-    Matrix<Real> queries, weights, tile_out;
+    Matrix<Real> queries;
+    ReusedMatrix<Real> logits_memory, out_memory;
 #pragma omp for collapse(2) schedule(dynamic)
     for (size_t t = 0; t < tiles.size(); ++t) {
       for (int64_t kv_head = 0; kv_head < layer.n_kv_heads; ++kv_head) {
         const RowTile tile = tiles[t];
         const int64_t sequence = block.steps[tile.begin].sequence;
-        causal_logits(layer, cache, block, tile, kv_head, queries, weights);
+        MutableRows<Real> weights = causal_logits(layer, cache, block, tile, kv_head, queries, logits_memory);
         for (int64_t r = 0; r < weights.rows(); ++r)
           lse(tile.begin + r / group, kv_head * group + r % group) =
               softmax_in_place(weights.row(r).data(), weights.cols());
         const Rows<Real> values(cache.sequences[sequence].v.at(kv_head, 0), weights.cols(), d);
+        MutableRows<Real> tile_out = out_memory.sized(weights.rows(), d);
         tile_out.noalias() = weights * values;
         for (int64_t r = 0; r < weights.rows(); ++r)
           std::copy_n(tile_out.row(r).data(), d,
@@ -91,12 +96,13 @@ void page_mass(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const B
   std::fill_n(mass.data, mass.size(), minus_infinity<Real>());
 #pragma omp parallel if (worth_threads(dense_work(layer, block)))
   {
-    Matrix<Real> queries, logits;
+    Matrix<Real> queries;
+    ReusedMatrix<Real> logits_memory;
 #pragma omp for collapse(2) schedule(dynamic)
     for (size_t t = 0; t < tiles.size(); ++t) {
       for (int64_t kv_head = 0; kv_head < layer.n_kv_heads; ++kv_head) {
         const RowTile tile = tiles[t];
-        causal_logits(layer, cache, block, tile, kv_head, queries, logits);
+        MutableRows<Real> logits = causal_logits(layer, cache, block, tile, kv_head, queries, logits_memory);
         for (int64_t r = 0; r < logits.rows(); ++r) {
           const int64_t i = tile.begin + r / group, q_head = kv_head * group + r % group;
           const int64_t u = unit == Unit::per_kv_head ? kv_head : q_head;
