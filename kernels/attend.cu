@@ -83,12 +83,14 @@ __global__ __launch_bounds__(kMmaThreads<R>) void attend_mma_kernel(
 
 template <class T, int D>
 __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
-    const __grid_constant__ AttendParams params, SplitTarget target) {
+    const __grid_constant__ AttendParams params, SplitTarget target, Divisor chunks_of_page) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
   auto* const pages = reinterpret_cast<StreamPage*>(shared_bytes + sizeof(StreamShared<T, D>));
+  let_next_grid_start();
+  wait_for_previous_grid();
   const WindowProblem problem = window_problem<16>(params);
-  const int page_chunks = params.kv.page_size / kChunk;
+  const int page_chunks = chunks_of_page.divisor;
   const int split_chunks = ceil_div(problem.listed * page_chunks, gridDim.z);
   const int first = static_cast<int>(blockIdx.z) * split_chunks / page_chunks;
   const int end =
@@ -102,8 +104,9 @@ __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
   attend_stream(
       problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target, shared,
       [&](int chunk) {
-        const StreamPage page = pages[chunk / page_chunks - first];
-        const int offset = chunk % page_chunks * kChunk;
+        const int place = chunks_of_page.divide(chunk);
+        const StreamPage page = pages[place - first];
+        const int offset = (chunk - place * page_chunks) * kChunk;
         return Place{chunk, page.page * params.kv.page_size + offset, page.previous, page.pool, offset};
       });
 }
@@ -131,10 +134,9 @@ cudaError_t attend(const AttendParams& params, cudaStream_t stream) {
     if constexpr (kMmaTakes<T, D>) {
       const int split_pages = ceil_div(params.lists.capacity, params.splits) + 3;
       if (params.splits > 1 && rows <= 16 && split_pages <= kStreamPages && streams(params.heads, params.kv))
-        return launch_with_splits(
-            attend_stream_kernel<T, D>, grid(16), kStreamThreads,
-            static_cast<int>(sizeof(StreamShared<T, D>) + sizeof(StreamPage) * split_pages), params,
-            items(params), D, stream);
+        return launch_stream(attend_stream_kernel<T, D>, grid(16),
+                             static_cast<int>(sizeof(StreamShared<T, D>) + sizeof(StreamPage) * split_pages),
+                             params, items(params), D, stream);
       if (takes_mma(params.kv))
         return dispatch_mma_rows(rows, [&](auto tile) {
           constexpr int R = tile();

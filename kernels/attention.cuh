@@ -243,6 +243,14 @@ inline SplitTarget split_target(float* out, float* lse, void* workspace, int spl
   return {partial_out, partial_out + splits * items * head_dim, items};
 }
 
+/// Combines the splits of a launch, if there are several.
+template <class Params>
+cudaError_t combine(const Params& params, SplitTarget target, int head_dim, cudaStream_t stream) {
+  if (params.splits == 1) return cudaSuccess;
+  return combine_splits(
+      {target.out, target.lse, params.out, params.lse, target.items, params.splits, head_dim}, stream);
+}
+
 /// Launches a kernel of attention, allowing it the shared memory it needs, and combines its splits.
 template <class Kernel, class Params>
 cudaError_t launch_with_splits(Kernel kernel, dim3 grid, int threads, int shared_bytes, const Params& params,
@@ -253,9 +261,7 @@ cudaError_t launch_with_splits(Kernel kernel, dim3 grid, int threads, int shared
       split_target(params.out, params.lse, params.workspace, params.splits, items, head_dim);
   kernel<<<grid, threads, shared_bytes, stream>>>(params, target);
   error = cudaGetLastError();
-  if (error != cudaSuccess || params.splits == 1) return error;
-  return combine_splits({target.out, target.lse, params.out, params.lse, items, params.splits, head_dim},
-                        stream);
+  return error == cudaSuccess ? combine(params, target, head_dim, stream) : error;
 }
 
 /// The same of a kernel that calls attend_tile<T, D, M>.

@@ -37,6 +37,8 @@ struct SplitWeights {
 
 /// A lane takes two neighbouring elements at a time, and has the results of several splits under way.
 __global__ __launch_bounds__(kThreads) void combine_splits_kernel(CombineParams params) {
+  let_next_grid_start();
+  wait_for_previous_grid();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kItems + threadIdx.x / 32 / kItemWarps;
   if (item >= params.items) return;
   const int d = params.head_dim, lane = threadIdx.x % 32;
@@ -63,8 +65,8 @@ __global__ __launch_bounds__(kThreads) void combine_splits_kernel(CombineParams 
 }  // namespace
 
 cudaError_t combine_splits(const CombineParams& params, cudaStream_t stream) {
-  combine_splits_kernel<<<ceil_div(params.items, kItems), kThreads, 0, stream>>>(params);
-  return cudaGetLastError();
+  return launch_dependent(combine_splits_kernel, dim3(ceil_div(params.items, kItems)), kThreads, 0, stream,
+                          params);
 }
 
 int32_t attention_shared_bytes(int32_t head_dim) {

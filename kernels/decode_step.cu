@@ -13,10 +13,12 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstdlib>
 
 #include "kernels/block_select.cuh"
 #include "kernels/cluster.cuh"
 #include "kernels/dispatch.cuh"
+#include "kernels/divisor.cuh"
 #include "kernels/warp_stream.cuh"
 
 namespace hindsight::kernels {
@@ -29,7 +31,12 @@ constexpr int kStepWarps = kStepThreads / 32;
 struct StepLayout {
   int scores;  ///< floats: scores of all pages, and later the results that a block is handed
   int pages;   ///< that a block attends to, at most
+  Divisor group, page_chunks, cluster;
 };
+
+/// Summaries that a block asks the L2 cache for while the grid before still runs: 17 MB on 132
+/// multiprocessors, of which others' keys and values should not be driven out.
+constexpr int kPrefetchedPages = 256;
 
 /// A page to attend to.
 struct ListedPage {
@@ -77,14 +84,14 @@ class StepBlock {
       : params_(params),
         shared_(shared),
         listed_(reinterpret_cast<ListedPage*>(shared.scores + layout.scores)),
-        group_(params.heads.n_q_heads / params.heads.n_kv_heads),
-        per_group_(0xffff / group_ + 1),
+        layout_(layout),
+        group_(layout.group.divisor),
         cluster_(gridDim.x),
         rank_(blockIdx.x),
-        i_(blockIdx.y / params.heads.n_kv_heads),
-        head_(blockIdx.y % params.heads.n_kv_heads),
+        i_(blockIdx.z),
+        head_(blockIdx.y),
         step_(params.steps[i_]),
-        newest_page_(step_.position / params.kv.page_size),
+        newest_page_(layout.page_chunks.divide(step_.position / kChunk)),
         rows_(min(params.window, step_.window_rows) * group_) {
     const int k = params.k[i_];
     newest_is_given_ = params.newest != Newest::competes;
@@ -98,10 +105,14 @@ class StepBlock {
   __device__ void run() {
     cluster_arrive_relaxed();  // 1
     const bool chooses = 0 < taken_ && taken_ < candidates_;
+    // Until the grid before has ended: what that grid cannot have written, and the L2 cache, which shows what
+    // is written later.
     Scoring scoring{};
-    if (chooses) scoring = begin_scoring();
-    load_queries();
+    if (chooses) scoring = plan_scoring();
     prepare_selection(shared_.scores, candidates_, shared_.select);
+    wait_for_previous_grid();
+    if (chooses) begin_scoring(scoring);
+    load_queries();
     if (appends()) append();
     __syncthreads();
     if (chooses) {
@@ -134,7 +145,7 @@ class StepBlock {
  private:
   static constexpr int row_vectors = D / kVec<T>;
 
-  __device__ int slot_of(int row) const { return row * per_group_ >> 16; }
+  __device__ int slot_of(int row) const { return layout_.group.divide(row); }
   __device__ const T* query_row(int slot, int head_of_group) const {
     return query<T>(params_.q, params_.heads, step_.sequence, step_.position - slot,
                     head_ * group_ + head_of_group);
@@ -268,7 +279,7 @@ class StepBlock {
   /// A warp's way through the block's share of the complete pages, those before the step's own.
   struct Scoring {
     int first, end;  ///< pages
-    int pool;        ///< of page first + two rounds + lane % 8
+    int pools[3];    ///< of page first + lane % 8, and one and two rounds later
   };
   static constexpr int scoring_round = 8 * kStepWarps;
 
@@ -293,19 +304,34 @@ class StepBlock {
     }
     commit_copies();
   }
-  __device__ Scoring begin_scoring() const {
-    const int share = ceil_div(ceil_div(newest_page_, cluster_), 8) * 8;
-    const int first = share * rank_ + static_cast<int>(threadIdx.x) / 32 * 8;
-    const int end = min(share * (rank_ + 1), newest_page_);
-    const int pools[] = {look_up(first, end), look_up(first + scoring_round, end)};
-    read_summaries(0, first < end, pools[0]);
-    read_summaries(1, first + scoring_round < end, pools[1]);
-    return {first, end, look_up(first + 2 * scoring_round, end)};
+  __device__ Scoring plan_scoring() const {
+    const int share = ceil_div(layout_.cluster.divide(newest_page_ + cluster_ - 1), 8) * 8;
+    const int begin = share * rank_, end = min(begin + share, newest_page_);
+    const int mine = begin + static_cast<int>(threadIdx.x);
+    if (threadIdx.x < kPrefetchedPages && mine < end)
+      prefetch(static_cast<const T*>(params_.kv.summaries) +
+                   summary_row(params_.heads.n_kv_heads, table_[mine], head_) * 2 * D,
+               2 * D * static_cast<int>(sizeof(T)));
+    const int first = begin + static_cast<int>(threadIdx.x) / 32 * 8;
+    return {
+        first,
+        end,
+        {look_up(first, end), look_up(first + scoring_round, end), look_up(first + 2 * scoring_round, end)}};
+  }
+  __device__ void begin_scoring(const Scoring& scoring) const {
+    read_summaries(0, scoring.first < scoring.end, scoring.pools[0]);
+    read_summaries(1, scoring.first + scoring_round < scoring.end, scoring.pools[1]);
   }
 
   /// Eight pages a warp at a time; the next sixteen are under way meanwhile.
   __device__ void score(Scoring scoring) const {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    ScoreRange range;
+    const auto give = [&](float2 scores, int page, int end) {
+      if (page < end) range.include(scores.x);
+      if (page + 1 < end) range.include(scores.y);
+      this->give(scores, page, end);
+    };
 #pragma unroll 1
     for (int turn = 0; scoring.first < scoring.end; ++turn, scoring.first += scoring_round) {
       wait_for_copies<1>();
@@ -314,8 +340,8 @@ class StepBlock {
 #pragma unroll
       for (int i = 0; i < lane_pieces; ++i) now[i] = *summary_piece(turn, g, i * 4 + t);
       __syncwarp();
-      read_summaries(turn, scoring.first + 2 * scoring_round < scoring.end, scoring.pool);
-      scoring.pool = look_up(scoring.first + 3 * scoring_round, scoring.end);
+      read_summaries(turn, scoring.first + 2 * scoring_round < scoring.end, scoring.pools[2]);
+      scoring.pools[2] = look_up(scoring.first + 3 * scoring_round, scoring.end);
       give(score_of(now), scoring.first + 2 * t, scoring.end);
     }
     wait_for_copies<0>();
@@ -333,12 +359,19 @@ class StepBlock {
       const float2 scores = score_of(own);
       if (t == 0) give(scores, newest_page_, newest_page_ + 1);
     }
+    const uint2 keys = range.of_warp();
+    const int block = threadIdx.x % 32;
+    if (block < cluster_)
+      store_in_cluster(
+          in_block(shared_address(&shared_.select.range[rank_ * kStepWarps + threadIdx.x / 32]), block),
+          keys);
   }
 
   // --- selection: by every block of the cluster; each keeps its part of the list
   __device__ int select(bool chooses) const {
     const int n_listed = taken_ + (newest_is_given_ ? 1 : 0);
-    const int first = n_listed * rank_ / cluster_, end = n_listed * (rank_ + 1) / cluster_;
+    const int first = layout_.cluster.divide(n_listed * rank_),
+              end = layout_.cluster.divide(n_listed * (rank_ + 1));
     const int64_t list = static_cast<int64_t>(i_) * params_.heads.n_kv_heads + head_;
     int32_t* const pages = params_.lists.pages + list * params_.lists.capacity;
     const auto list_page = [&](int place, int page) {
@@ -347,7 +380,8 @@ class StepBlock {
       pages[place] = page;
     };
     if (chooses) {
-      const ScoredPage last = find_kth_best(shared_.scores, candidates_, taken_, shared_.select);
+      const ScoredPage last =
+          find_kth_best(shared_.scores, candidates_, taken_, cluster_ * kStepWarps, shared_.select);
       for_each_selected(shared_.scores, candidates_, last, shared_.select, list_page);
     }
     // What there is no choice about: all pages, or the step's own.
@@ -385,7 +419,7 @@ class StepBlock {
       return;
     }
     const Part16 part = part_of(warp);
-    const int page_chunks = params_.kv.page_size / kChunk,
+    const int page_chunks = layout_.page_chunks.divisor,
               n_chunks = part.group * 16 < rows_ ? n_listed * page_chunks : 0;
     // The youngest query of the group's rows: it has been shown the least, and may see the most.
     const int youngest = slot_of(part.group * 16);
@@ -400,8 +434,10 @@ class StepBlock {
     const auto next = [&](int x) {
 #pragma unroll 1
       for (; x < n_chunks; x += part.warps) {
-        const ListedPage page = listed_[x / page_chunks];
-        const int offset = x % page_chunks * kChunk, position = page.page * params_.kv.page_size + offset;
+        const int place = layout_.page_chunks.divide(x);
+        const ListedPage page = listed_[place];
+        const int offset = (x - place * page_chunks) * kChunk,
+                  position = page.page * params_.kv.page_size + offset;
         if (position <= step_.position - youngest &&
             (youngest == 0 || page.previous < step_.position - youngest))
           return Place{x, position, page.previous, page.pool, offset};
@@ -431,7 +467,8 @@ class StepBlock {
       const float2 state = lane < n ? shared_.warp_state[warp_of(group, lane)][r % 16] : float2{-INFINITY, 0};
       const RowSum row =
           add_up<D>(state, n, [&](int x) { return shared_.buffer[warp_of(group, x)].out[r % 16]; });
-      const int turn = r / cluster_, owner = r - turn * cluster_, place = turn * cluster_ + rank_;
+      const int turn = layout_.cluster.divide(r), owner = r - turn * cluster_,
+                place = turn * cluster_ + rank_;
       if (lane == 0)
         store_in_cluster(in_block(shared_address(&shared_.handed_state[place]), owner),
                          make_float2(row.largest, row.sum));
@@ -494,7 +531,8 @@ class StepBlock {
   const DecodeStepParams& params_;
   Shared& shared_;
   ListedPage* listed_;
-  int group_, per_group_;  ///< per_group_ / 2^16: division of a row's number by the group
+  StepLayout layout_;
+  int group_;
   int cluster_, rank_, i_, head_;
   Step step_;
   int newest_page_, rows_, candidates_, taken_;
@@ -512,7 +550,6 @@ __global__ __launch_bounds__(kStepThreads,
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   let_next_grid_start();
-  wait_for_previous_grid();
   StepBlock<T, D, R>(params, *reinterpret_cast<StepShared<T, D, R>*>(shared_bytes), layout).run();
 #endif
 }
@@ -524,7 +561,9 @@ int rows_of(const DecodeStepParams& params) {
 StepLayout layout_of(const DecodeStepParams& params, int cluster) {
   const int rows = ceil_div(rows_of(params), cluster) * cluster;
   return {ceil_div(std::max(params.n_pages, rows * params.heads.head_dim), kVecScores) * kVecScores,
-          ceil_div(params.lists.capacity, cluster) + 1};
+          ceil_div(params.lists.capacity, cluster) + 1,
+          Divisor(params.heads.n_q_heads / params.heads.n_kv_heads), Divisor(params.kv.page_size / kChunk),
+          Divisor(cluster)};
 }
 
 /// Calls f(TypeTag<T>, integral_constant<D>, integral_constant<R>) for what the kernel takes.
@@ -552,7 +591,7 @@ struct StepLaunch {
     attributes[0].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
     attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3(cluster, params.n_steps * params.heads.n_kv_heads);
+    config.gridDim = dim3(cluster, params.heads.n_kv_heads, params.n_steps);
     config.blockDim = dim3(kStepThreads);
     config.dynamicSmemBytes =
         sizeof(StepShared<T, D, R>) + sizeof(float) * layout.scores + sizeof(ListedPage) * layout.pages;
@@ -583,7 +622,8 @@ int32_t plan_decode_step(const DecodeStepParams& params, const DeviceLimits& dev
     const auto kernel = decode_step_kernel<typename decltype(type)::type, head_dim(), tile()>;
     const int64_t clusters = static_cast<int64_t>(params.n_steps) * params.heads.n_kv_heads;
     // The largest clusters that all run at the same time; single blocks may take turns.
-    for (int cluster = kMaxCluster; cluster >= 1 && planned == 0; --cluster) {
+    for (int cluster = getenv("HS_MAXC") ? atoi(getenv("HS_MAXC")) : kMaxCluster;
+         cluster >= 1 && planned == 0; --cluster) {
       if (cluster > 1 && clusters * cluster > device.multiprocessors) continue;
       StepLaunch launch(type, head_dim, tile, params, cluster, nullptr);
       if (static_cast<int64_t>(launch.config.dynamicSmemBytes) > device.shared_bytes_per_block) continue;

@@ -66,18 +66,20 @@ __global__ __launch_bounds__(kMmaThreads<R>) void dense_mma_kernel(const __grid_
 
 template <class T, int D>
 __global__ __launch_bounds__(kStreamThreads) void dense_stream_kernel(
-    const __grid_constant__ DenseParams params, SplitTarget target) {
+    const __grid_constant__ DenseParams params, SplitTarget target, Divisor page_chunks) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
-  const int page_chunks = params.kv.page_size / kChunk;
+  let_next_grid_start();
+  wait_for_previous_grid();
   for_each_sequence(params, [&](const DenseProblem& problem) {
     __syncthreads();  // the block may be done with an earlier problem only in part
-    attend_stream(problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target,
-                  shared, [&](int chunk) {
-                    const int page = chunk / page_chunks, offset = chunk % page_chunks * kChunk;
-                    return Place{chunk, chunk * kChunk, -1,
-                                 static_cast<int>(pool_page(params.kv, problem.sequence(), page)), offset};
-                  });
+    const int32_t* const table = params.kv.table + problem.sequence() * params.kv.table_stride;
+    attend_stream(
+        problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target, shared,
+        [&](int chunk) {
+          const int page = page_chunks.divide(chunk);
+          return Place{chunk, chunk * kChunk, -1, table[page], (chunk - page * page_chunks.divisor) * kChunk};
+        });
   });
 }
 
@@ -109,9 +111,8 @@ cudaError_t dense(const DenseParams& params, cudaStream_t stream) {
       if constexpr (kMmaTakes<T, D>) {
         if (params.splits > 1 && params.steps_per_tile * group(params) <= 16 &&
             streams(params.heads, params.kv))
-          return launch_with_splits(dense_stream_kernel<T, D>, grid, kStreamThreads,
-                                    static_cast<int>(sizeof(StreamShared<T, D>)), params, items(params), D,
-                                    stream);
+          return launch_stream(dense_stream_kernel<T, D>, grid, static_cast<int>(sizeof(StreamShared<T, D>)),
+                               params, items(params), D, stream);
         if (takes_mma(params.kv))
           return launch_with_splits(dense_mma_kernel<T, D, M>, grid, kMmaThreads<M>,
                                     static_cast<int>(sizeof(MmaShared<T, D, M>)), params, items(params), D,

@@ -5,6 +5,9 @@
 
 #include <climits>
 
+#include "kernels/cluster.cuh"
+#include "kernels/divisor.cuh"
+#include "kernels/launch.cuh"
 #include "kernels/mma_attention.cuh"
 
 namespace hindsight::kernels {
@@ -52,8 +55,8 @@ __device__ void stream_chunks(WarpAttention<T, D>& mine, const T (*q)[kMmaStride
       for (int x = 0; x < kChunk * row_vectors / 32; ++x) {
         const int vector = x * 32 + lane, n = vector / row_vectors;
         // Weights of tokens that do not exist are 0, but 0 times whatever lies there could be NaN.
-        copy_async(shared_address(&to[n][vector % row_vectors * kVec<T>]),
-                   rows_of_place + (n < tokens ? vector * kVec<T> : 0), n < tokens);
+        copy_async(shared_address(&to[n][vector % row_vectors * kVec<T>]), rows_of_place + vector * kVec<T>,
+                   n < tokens);
       }
     }
     commit_copies();  // also an empty group: the number of groups tells what has arrived
@@ -145,13 +148,14 @@ __device__ RowSum add_up(float2 state, int n, F&& out_of) {
   return row;
 }
 
-/// A block of eight warps attends for up to 16 rows: split `split` of `splits` of the problem's chunks.
-inline constexpr int kStreamWarps = 8, kStreamThreads = kStreamWarps * 32;
+/// A block of sixteen warps, all that a multiprocessor has registers for, attends for up to 16 rows: split
+/// `split` of `splits` of the problem's chunks.
+inline constexpr int kStreamWarps = 16, kStreamThreads = kStreamWarps * 32;
 
 template <class T, int D>
 struct StreamShared {
   alignas(16) T q[16][kMmaStride<D>];
-  WarpBuffer<T, D> buffer[2 * kStreamWarps];
+  WarpBuffer<T, D> buffer[kStreamWarps];
   float2 state[kStreamWarps][16];
 };
 
@@ -183,9 +187,9 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
   }
   const int chunks = ceil_div(problem.tokens(), kChunk), split_chunks = ceil_div(chunks, splits);
   const int end = min(chunks, (split + 1) * split_chunks);
-  WarpBuffer<T, D>* const buffers[] = {&shared.buffer[warp], &shared.buffer[warp + kStreamWarps]};
+  WarpBuffer<T, D>* const buffers[] = {&shared.buffer[warp]};
   WarpAttention<T, D> mine;
-  stream_chunks<2>(mine, shared.q, heads, kv, problem.kv_head(), problem.last_position(), scale, rows,
+  stream_chunks<1>(mine, shared.q, heads, kv, problem.kv_head(), problem.last_position(), scale, rows,
                    buffers, split * split_chunks + warp, kStreamWarps,
                    [&](int chunk) { return chunk < end ? place(chunk) : kNoPlace; });
   leave_result(mine, *buffers[0], shared.state[warp]);
@@ -201,6 +205,20 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
           normaliser * row.out.x, normaliser * row.out.y, normaliser * row.out.z, normaliser * row.out.w);
     if (lane == 0) target.lse[item] = row.lse();
   }
+}
+
+/// Launches a kernel that calls attend_stream, allowing it the shared memory it needs, and combines its
+/// splits.
+template <class Params>
+cudaError_t launch_stream(void (*kernel)(Params, SplitTarget, Divisor), dim3 grid, int shared_bytes,
+                          const Params& params, int64_t items, int head_dim, cudaStream_t stream) {
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (error != cudaSuccess) return error;
+  const SplitTarget target =
+      split_target(params.out, params.lse, params.workspace, params.splits, items, head_dim);
+  error = launch_dependent(kernel, grid, kStreamThreads, shared_bytes, stream, params, target,
+                           Divisor(params.kv.page_size / kChunk));
+  return error == cudaSuccess ? combine(params, target, head_dim, stream) : error;
 }
 
 }  // namespace hindsight::kernels
