@@ -203,11 +203,20 @@ struct DeviceLimits {
   int64_t shared_bytes_per_block, shared_bytes_per_multiprocessor;
 };
 
+/// How a decode step is launched: blocks that share a sequence and KV head (0: it cannot be), and threads of
+/// a block.
+struct StepPlan {
+  int32_t cluster = 0, threads = 0;
+};
+
 /// A whole step of Quest for one step of each of n sequences, page sets per KV head, in one launch: appends
 /// the token of the step's position as `append` does, scores pages as `score_pages`, selects as
 /// `select_top_k`, notes loads, attends for the window as `attend`, and merges into out as `merge`. Scores
 /// are rounded in another order than by score_pages: where they differ by rounding alone, page sets may
 /// differ in those pages.
+///
+/// It begins before the grid before in the stream has ended, and waits for it; but steps, k, kv.table and
+/// both first_row must have been written earlier: by something that had ended when that grid began.
 struct DecodeStepParams {
   Heads heads;
   float scale;
@@ -228,12 +237,12 @@ struct DecodeStepParams {
   int32_t* last_loaded;  ///< [sequences, Hkv, J]; may be null where window = 1
   float* out;            ///< [rows, Hq, d]
   float* lse;            ///< [rows, Hq]
-  int32_t cluster;       ///< as planned
+  StepPlan plan;         ///< as planned
 };
-/// Blocks that share a sequence and KV head; 0 where one launch cannot do the step: below compute capability
-/// 9.0, other types than 16-bit ones, head_dim 256, pages that are no multiple of 16 tokens, more than 64
-/// rows (w*G), or more pages than fit into shared memory.
-int32_t plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device);
+/// One launch cannot do the step below compute capability 9.0, for other types than 16-bit ones, head_dim
+/// 256, pages that are no multiple of 16 tokens, more than 64 rows (w*G), or more pages than fit into shared
+/// memory.
+StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device);
 cudaError_t decode_step(const DecodeStepParams& params, cudaStream_t stream);
 
 /// Dense attention of each row over tokens 0..position.

@@ -398,10 +398,10 @@ bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& b
                                    .last_loaded = step.last_loaded.data(),
                                    .out = step.outputs.out.data(),
                                    .lse = step.outputs.lse.data(),
-                                   .cluster = 0};
+                                   .plan = {}};
   device_->use();
-  params.cluster = kernels::plan_decode_step(params, device_->limits());
-  if (params.cluster == 0) return false;
+  params.plan = kernels::plan_decode_step(params, device_->limits());
+  if (params.plan.cluster == 0) return false;
 
   std::set<int32_t> sequences;
   for (const BlockStep& row : block.steps) {
