@@ -83,7 +83,7 @@ __global__ __launch_bounds__(kMmaThreads<R>) void attend_mma_kernel(
 
 template <class T, int D>
 __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
-    const __grid_constant__ AttendParams params, SplitTarget target, Divisor chunks_of_page) {
+    const __grid_constant__ AttendParams params, StreamTarget target, Divisor chunks_of_page) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
   auto* const pages = reinterpret_cast<StreamPage*>(shared_bytes + sizeof(StreamShared<T, D>));
@@ -95,14 +95,16 @@ __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
   const int first = static_cast<int>(blockIdx.z) * split_chunks / page_chunks;
   const int end =
       min(problem.listed, ceil_div((static_cast<int>(blockIdx.z) + 1) * split_chunks, page_chunks));
-  for (int x = first + threadIdx.x; x < end; x += kStreamThreads) {
-    const Token token = problem.token(x * params.kv.page_size);
-    pages[x - first] = {token.page, token.previous,
-                        static_cast<int>(pool_page(params.kv, problem.sequence(), token.page))};
-  }
-  // The barrier after the queries shows the pages, too.
   attend_stream(
-      problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target, shared,
+      problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target,
+      static_cast<int>(problem.list_row), shared,
+      [&] {
+        for (int x = first + threadIdx.x; x < end; x += kStreamThreads) {
+          const Token token = problem.token(x * params.kv.page_size);
+          pages[x - first] = {token.page, token.previous,
+                              static_cast<int>(pool_page(params.kv, problem.sequence(), token.page))};
+        }
+      },
       [&](int chunk) {
         const int place = chunks_of_page.divide(chunk);
         const StreamPage page = pages[place - first];
@@ -136,7 +138,8 @@ cudaError_t attend(const AttendParams& params, cudaStream_t stream) {
       if (params.splits > 1 && rows <= 16 && split_pages <= kStreamPages && streams(params.heads, params.kv))
         return launch_stream(attend_stream_kernel<T, D>, grid(16),
                              static_cast<int>(sizeof(StreamShared<T, D>) + sizeof(StreamPage) * split_pages),
-                             params, items(params), D, stream);
+                             params, static_cast<int64_t>(params.n_steps) * n_units, items(params), D,
+                             stream);
       if (takes_mma(params.kv))
         return dispatch_mma_rows(rows, [&](auto tile) {
           constexpr int R = tile();

@@ -23,10 +23,8 @@
 namespace hindsight::kernels {
 namespace {
 
-/// Threads of a block. Of blocks of the first kind two fit on a multiprocessor: the next step's blocks are
-/// there while this step's still run, and have looked up what they need when it ends. More than 16 rows, or
-/// more scores than half of the shared memory holds, take the second kind.
-constexpr int kHalfThreads = 256, kFullThreads = 512;
+constexpr int kStepThreads = 512;
+constexpr int kStepWarps = kStepThreads / 32;
 
 /// Sizes that are known at launch.
 struct StepLayout {
@@ -52,18 +50,18 @@ inline constexpr int kWeightStride = 2 * D + (D / 4 % 8 == 4 ? 0 : 32);
 template <int D>
 inline constexpr int kSummaryStride = (2 * D + 63) / 64 * 64;
 
-template <class T, int D, int R, int Threads>
+template <class T, int D, int R>
 struct StepShared {
   alignas(16) T q[R][kMmaStride<D>];
   union {
-    WarpBuffer<T, D> buffer[Threads / 32];
+    WarpBuffer<T, D> buffer[kStepWarps];
     struct {
       alignas(16) T weights[kMaxGroup][kWeightStride<D>];  ///< of scoring
-      SelectShared<Threads> select;
-      alignas(16) T summaries[Threads / 32][2][8][kSummaryStride<D>];  ///< two times eight pages a warp
+      SelectShared<kStepThreads> select;
+      alignas(16) T summaries[kStepWarps][2][8][kSummaryStride<D>];  ///< two times eight pages a warp
     };
   };
-  float2 warp_state[Threads / 32][16];  ///< maximum (base 2) and sum of a warp's rows
+  float2 warp_state[kStepWarps][16];  ///< maximum (base 2) and sum of a warp's rows
   /// The same of the rows that the block owns, from every block: [row / cluster][block].
   float2 handed_state[R + kMaxCluster];
   alignas(16) float scores[4];  ///< and more: StepLayout::scores, then StepLayout::pages of ListedPage
@@ -76,12 +74,10 @@ struct StepShared {
 constexpr int kFirstWarps = 8;
 
 /// Everything a block knows of its step.
-template <class T, int D, int R, int Threads>
+template <class T, int D, int R>
 class StepBlock {
-  static constexpr int warps = Threads / 32;
-
  public:
-  using Shared = StepShared<T, D, R, Threads>;
+  using Shared = StepShared<T, D, R>;
 
   __device__ StepBlock(const DecodeStepParams& params, Shared& shared, StepLayout layout)
       : params_(params),
@@ -118,15 +114,17 @@ class StepBlock {
     prefetch_inputs();
     prepare_selection(shared_.scores, candidates_, shared_.select);
     wait_for_previous_grid();
+    QueryPieces queries;
+    read_queries(queries);
     if (chooses) begin_scoring(scoring);
-    load_queries();
-    if (appends()) append();
+    store_queries(queries);
     __syncthreads();
     if (chooses) {
       weigh_queries();
       __syncthreads();
     }
     cluster_wait();  // 1
+    if (appends()) append();
     if (chooses) score(scoring);
     __syncwarp();
     cluster_arrive();  // 2
@@ -136,7 +134,8 @@ class StepBlock {
     cluster_arrive_relaxed();  // 3: scores have been read
     attend(n_listed);
     if (params_.window > 1)
-      for (int x = threadIdx.x; x < n_listed; x += Threads) last_loaded_[listed_[x].page] = step_.position;
+      for (int x = threadIdx.x; x < n_listed; x += kStepThreads)
+        last_loaded_[listed_[x].page] = step_.position;
     __syncthreads();
     cluster_wait();  // 3
     hand_over();
@@ -170,17 +169,28 @@ class StepBlock {
                    source_row_,
                bytes);
   }
-  __device__ void load_queries() const {
-    for (int x = threadIdx.x; x < R * row_vectors; x += Threads) {
-      const int r = x / row_vectors, c = x % row_vectors * kVec<T>;
-      uint4 piece{};
-      if (r < rows_) piece = *reinterpret_cast<const uint4*>(query_row(r) + c);
-      *reinterpret_cast<uint4*>(&shared_.q[r][c]) = piece;
+  /// Reads queries into registers: they are needed first, and would wait behind the summaries.
+  static constexpr int thread_vectors = (R * row_vectors + kStepThreads - 1) / kStepThreads;
+  using QueryPieces = uint4[thread_vectors];
+  __device__ void read_queries(QueryPieces& pieces) const {
+#pragma unroll
+    for (int i = 0; i < thread_vectors; ++i) {
+      const int x = i * kStepThreads + threadIdx.x, r = x / row_vectors;
+      pieces[i] = uint4{};
+      if (r < rows_) pieces[i] = *reinterpret_cast<const uint4*>(query_row(r) + x % row_vectors * kVec<T>);
+    }
+  }
+  __device__ void store_queries(const QueryPieces& pieces) const {
+#pragma unroll
+    for (int i = 0; i < thread_vectors; ++i) {
+      const int x = i * kStepThreads + threadIdx.x;
+      if (x < R * row_vectors)
+        *reinterpret_cast<uint4*>(&shared_.q[x / row_vectors][x % row_vectors * kVec<T>]) = pieces[i];
     }
   }
 
   // --- the step's own token: only the last block reads it, since its page is the last of the list
-  __device__ bool appends() const { return rank_ == cluster_ - 1 && threadIdx.x >= Threads - 32; }
+  __device__ bool appends() const { return rank_ == cluster_ - 1 && threadIdx.x >= kStepThreads - 32; }
   __device__ int newest_offset() const { return step_.position - newest_page_ * params_.kv.page_size; }
   __device__ void append() const {
     const int64_t to = pool_row(table_[newest_page_], newest_offset());
@@ -191,6 +201,7 @@ class StepBlock {
       T* target = static_cast<T*>(is_key ? params_.kv.k : params_.kv.v);
       *reinterpret_cast<uint4*>(target + to + c) = *reinterpret_cast<const uint4*>(source + source_row_ + c);
     }
+    __syncwarp();
   }
   /// By a warp. From its keys, not from the old summary: that may cover tokens which were taken back.
   __device__ void summarise_newest_page() const {
@@ -231,7 +242,7 @@ class StepBlock {
 
   /// Weights of the heads, whose queries are the first rows of the tile. Heads that do not exist weigh 0.
   __device__ void weigh_queries() const {
-    for (int x = threadIdx.x; x < ceil_div(group_, 8) * 8 * D; x += Threads) {
+    for (int x = threadIdx.x; x < ceil_div(group_, 8) * 8 * D; x += kStepThreads) {
       const int h = x / D, c = x % D;
       const float q = h < group_ ? to_float(shared_.q[h][c]) : 0.0f;
       shared_.weights[h][c] = from_float<T>(fmaxf(q, 0.0f));
@@ -291,7 +302,7 @@ class StepBlock {
     int first, end;  ///< pages
     int pools[3];    ///< of page first + lane % 8, and one and two rounds later
   };
-  static constexpr int scoring_round = 8 * warps;
+  static constexpr int scoring_round = 8 * kStepWarps;
 
   __device__ int look_up(int first, int end) const {
     return first < end ? table_[min(first + static_cast<int>(threadIdx.x) % 8, end - 1)] : 0;
@@ -355,8 +366,8 @@ class StepBlock {
       give(score_of(now), scoring.first + 2 * t, scoring.end);
     }
     wait_for_copies<0>();
-    // The step's own page competes with what its keys are up to now: the token was appended before.
-    if (!newest_is_given_ && rank_ == cluster_ - 1 && threadIdx.x >= Threads - 32) {
+    // The step's own page competes with what its keys are up to now: the same warp appended the token.
+    if (!newest_is_given_ && rank_ == cluster_ - 1 && threadIdx.x >= kStepThreads - 32) {
       const T* keys = static_cast<const T*>(params_.kv.k) + pool_row(table_[newest_page_], 0);
       Summary own;
 #pragma unroll 1
@@ -373,7 +384,8 @@ class StepBlock {
     const int block = threadIdx.x % 32;
     if (block < cluster_)
       store_in_cluster(
-          in_block(shared_address(&shared_.select.range[rank_ * warps + threadIdx.x / 32]), block), keys);
+          in_block(shared_address(&shared_.select.range[rank_ * kStepWarps + threadIdx.x / 32]), block),
+          keys);
   }
 
   // --- selection: by every block of the cluster; each keeps its part of the list
@@ -390,11 +402,11 @@ class StepBlock {
     };
     if (chooses) {
       const ScoredPage last =
-          find_kth_best(shared_.scores, candidates_, taken_, cluster_ * warps, shared_.select);
+          find_kth_best(shared_.scores, candidates_, taken_, cluster_ * kStepWarps, shared_.select);
       for_each_selected(shared_.scores, candidates_, last, shared_.select, list_page);
     }
     // What there is no choice about: all pages, or the step's own.
-    for (int place = (chooses ? taken_ : 0) + threadIdx.x; place < n_listed; place += Threads)
+    for (int place = (chooses ? taken_ : 0) + threadIdx.x; place < n_listed; place += kStepThreads)
       list_page(place, place < taken_ ? place : newest_page_);
     if (rank_ == 0 && threadIdx.x == 0) params_.lists.count[list] = n_listed;
     return end - first;
@@ -414,7 +426,7 @@ class StepBlock {
   }
   __device__ static int warps_of(int group) {
     constexpr int past = groups > 1 ? groups - 1 : 1;
-    return group == 0 ? kFirstWarps : (Threads / 32 - kFirstWarps - group) / past + 1;
+    return group == 0 ? kFirstWarps : (kStepWarps - kFirstWarps - group) / past + 1;
   }
   __device__ static int warp_of(int group, int x) {
     constexpr int past = groups > 1 ? groups - 1 : 1;
@@ -423,9 +435,8 @@ class StepBlock {
 
   __device__ void attend(int n_listed) const {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
-    constexpr bool lone_warps = groups == 1 && warps > kFirstWarps;
-    if (lone_warps && warp >= kFirstWarps) {
-      if (rank_ == cluster_ - 1 && warp == warps - 1) summarise_newest_page();
+    if (groups == 1 && warp >= kFirstWarps) {
+      if (rank_ == cluster_ - 1 && warp == kStepWarps - 1) summarise_newest_page();
       return;
     }
     const Part16 part = part_of(warp);
@@ -455,17 +466,16 @@ class StepBlock {
       return kNoPlace;
     };
     // A lone group has the buffers of the other warps, too: two chunks are under way.
-    constexpr int ahead = lone_warps ? 2 : 1;
-    static_assert(ahead == 1 || 2 * kFirstWarps <= warps);
-    static_assert(groups == 1 || kFirstWarps < warps);
+    constexpr int ahead = groups == 1 ? 2 : 1;
+    static_assert(ahead == 1 || 2 * kFirstWarps <= kStepWarps);
     WarpBuffer<T, D>* buffers[ahead];
 #pragma unroll
     for (int x = 0; x < ahead; ++x) buffers[x] = &shared_.buffer[warp + x * kFirstWarps];
     WarpAttention<T, D> mine;
     stream_chunks<ahead>(mine, &shared_.q[part.group * 16], params_.heads, params_.kv, head_, step_.position,
-                         params_.scale, rows, buffers, part.warp, part.warps, next);
+                         params_.scale, rows, buffers, part.warp, part.warps, next, [] {});
     leave_result(mine, *buffers[0], shared_.warp_state[warp]);
-    if (!lone_warps && rank_ == cluster_ - 1 && warp == warps - 1) summarise_newest_page();
+    if (groups > 1 && rank_ == cluster_ - 1 && warp == kStepWarps - 1) summarise_newest_page();
   }
 
   // --- results
@@ -473,7 +483,7 @@ class StepBlock {
   __device__ void hand_over() const {
     const int lane = threadIdx.x % 32;
 #pragma unroll 1
-    for (int r = threadIdx.x / 32; r < rows_; r += warps) {
+    for (int r = threadIdx.x / 32; r < rows_; r += kStepWarps) {
       const int group = r / 16, n = warps_of(group);
       const float2 state = lane < n ? shared_.warp_state[warp_of(group, lane)][r % 16] : float2{-INFINITY, 0};
       const RowSum row =
@@ -505,7 +515,8 @@ class StepBlock {
   __device__ void merge_rows() const {
     const int lane = threadIdx.x % 32;
 #pragma unroll 1
-    for (int r = first_own_row(), turn = threadIdx.x / 32; r < rows_; r += warps * cluster_, turn += warps) {
+    for (int r = first_own_row(), turn = threadIdx.x / 32; r < rows_;
+         r += kStepWarps * cluster_, turn += kStepWarps) {
       const int first = turn * cluster_;
       const RowSum row =
           add_up<D>(lane < cluster_ ? shared_.handed_state[first + lane] : float2{-INFINITY, 0}, cluster_,
@@ -555,14 +566,14 @@ class StepBlock {
 
 #endif
 
-template <class T, int D, int R, int Threads>
-__global__ __launch_bounds__(Threads, kFullThreads / Threads) void decode_step_kernel(
-    const __grid_constant__ DecodeStepParams params, StepLayout layout) {
+template <class T, int D, int R>
+__global__ __launch_bounds__(kStepThreads,
+                             1) void decode_step_kernel(const __grid_constant__ DecodeStepParams params,
+                                                        StepLayout layout) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   let_next_grid_start();
-  StepBlock<T, D, R, Threads>(params, *reinterpret_cast<StepShared<T, D, R, Threads>*>(shared_bytes), layout)
-      .run();
+  StepBlock<T, D, R>(params, *reinterpret_cast<StepShared<T, D, R>*>(shared_bytes), layout).run();
 #endif
 }
 
@@ -578,21 +589,13 @@ StepLayout layout_of(const DecodeStepParams& params, int cluster) {
           Divisor(cluster)};
 }
 
-/// Calls f(TypeTag<T>, integral_constant<D>, integral_constant<R>, integral_constant<Threads>) for what the
-/// kernel takes.
+/// Calls f(TypeTag<T>, integral_constant<D>, integral_constant<R>) for what the kernel takes.
 template <class F>
-cudaError_t dispatch_step(const DecodeStepParams& params, int threads, F&& f) {
+cudaError_t dispatch_step(const DecodeStepParams& params, F&& f) {
   return dispatch(params.heads, [&](auto type, auto head_dim) -> cudaError_t {
     using T = typename decltype(type)::type;
     if constexpr (kMmaTakes<T, head_dim()>)
-      return dispatch_mma_rows(rows_of(params), [&](auto rows) -> cudaError_t {
-        if constexpr (rows() == 16)
-          if (threads == kHalfThreads)
-            return f(type, head_dim, rows, std::integral_constant<int, kHalfThreads>{});
-        if (threads == kFullThreads)
-          return f(type, head_dim, rows, std::integral_constant<int, kFullThreads>{});
-        return cudaErrorInvalidValue;
-      });
+      return dispatch_mma_rows(rows_of(params), [&](auto rows) { return f(type, head_dim, rows); });
     return cudaErrorInvalidValue;
   });
 }
@@ -603,19 +606,18 @@ struct StepLaunch {
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
 
-  template <class T, int D, int R, int Threads>
+  template <class T, int D, int R>
   StepLaunch(TypeTag<T>, std::integral_constant<int, D>, std::integral_constant<int, R>,
-             std::integral_constant<int, Threads>, const DecodeStepParams& params, int cluster,
-             cudaStream_t stream)
+             const DecodeStepParams& params, int cluster, cudaStream_t stream)
       : layout(layout_of(params, cluster)) {
     attributes[0].id = cudaLaunchAttributeClusterDimension;
     attributes[0].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
     attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[1].val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = dim3(cluster, params.heads.n_kv_heads, params.n_steps);
-    config.blockDim = dim3(Threads);
-    config.dynamicSmemBytes = sizeof(StepShared<T, D, R, Threads>) + sizeof(float) * layout.scores +
-                              sizeof(ListedPage) * layout.pages;
+    config.blockDim = dim3(kStepThreads);
+    config.dynamicSmemBytes =
+        sizeof(StepShared<T, D, R>) + sizeof(float) * layout.scores + sizeof(ListedPage) * layout.pages;
     config.stream = stream;
     config.attrs = attributes;
     config.numAttrs = 2;
@@ -631,59 +633,43 @@ cudaError_t allow(Kernel kernel, size_t shared_bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
 }
 
-/// How many clusters run at the same time; 0 where a block does not fit.
-template <class Type, class D, class R, class Threads>
-cudaError_t count_active(Type type, D head_dim, R rows, Threads threads, const DecodeStepParams& params,
-                         int cluster, const DeviceLimits& device, int& active) {
-  active = 0;
-  const auto kernel = decode_step_kernel<typename Type::type, D::value, R::value, Threads::value>;
-  StepLaunch launch(type, head_dim, rows, threads, params, cluster, nullptr);
-  if (static_cast<int64_t>(launch.config.dynamicSmemBytes) > device.shared_bytes_per_block)
-    return cudaSuccess;
-  const cudaError_t error = allow(kernel, launch.config.dynamicSmemBytes);
-  if (error != cudaSuccess) return error;
-  launch.config.numAttrs = 1;
-  return cudaOccupancyMaxActiveClusters(&active, kernel, &launch.config);
-}
-
 }  // namespace
 
-StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device) {
+int32_t plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device) {
   const int rows = rows_of(params);
   if (device.compute_capability < 90 || params.n_steps == 0 || rows < 1 || rows > kLargeTile ||
       !takes_mma(params.kv))
-    return {};
-  const int64_t clusters = static_cast<int64_t>(params.n_steps) * params.heads.n_kv_heads;
-  // Two steps' blocks at the same time; else the largest clusters that all run at the same time; single
-  // blocks may take turns.
-  for (const int threads : {kHalfThreads, kFullThreads}) {
-    if (threads == kHalfThreads && rows > 16) continue;
-    const int64_t steps = kFullThreads / threads;
-    for (int cluster = kMaxCluster; cluster >= 1; --cluster) {
+    return 0;
+  int32_t planned = 0;
+  const cudaError_t error = dispatch_step(params, [&](auto type, auto head_dim, auto tile) {
+    const auto kernel = decode_step_kernel<typename decltype(type)::type, head_dim(), tile()>;
+    const int64_t clusters = static_cast<int64_t>(params.n_steps) * params.heads.n_kv_heads;
+    // The largest clusters that all run at the same time; single blocks may take turns.
+    for (int cluster = kMaxCluster; cluster >= 1 && planned == 0; --cluster) {
       if (cluster > 1 && clusters * cluster > device.multiprocessors) continue;
+      StepLaunch launch(type, head_dim, tile, params, cluster, nullptr);
+      if (static_cast<int64_t>(launch.config.dynamicSmemBytes) > device.shared_bytes_per_block) continue;
+      const cudaError_t allowed = allow(kernel, launch.config.dynamicSmemBytes);
+      if (allowed != cudaSuccess) return allowed;
+      launch.config.numAttrs = 1;
       int active = 0;
-      const cudaError_t error =
-          dispatch_step(params, threads, [&](auto type, auto head_dim, auto tile, auto block_threads) {
-            return count_active(type, head_dim, tile, block_threads, params, cluster, device, active);
-          });
-      if (error != cudaSuccess) {
-        cudaGetLastError();  // not of later calls
-        return {};
-      }
-      if (active >= steps * clusters || (threads == kFullThreads && cluster == 1 && active > 0))
-        return {cluster, threads};
+      const cudaError_t asked = cudaOccupancyMaxActiveClusters(&active, kernel, &launch.config);
+      if (asked != cudaSuccess) return asked;
+      if (active >= clusters || (cluster == 1 && active > 0)) planned = cluster;
     }
-  }
-  return {};
+    return cudaSuccess;
+  });
+  if (error != cudaSuccess) cudaGetLastError();  // not of later calls
+  return planned;
 }
 
 cudaError_t decode_step(const DecodeStepParams& params, cudaStream_t stream) {
   if (params.n_steps == 0) return cudaSuccess;
-  const int cluster = params.plan.cluster;
-  if (cluster < 1 || cluster > kMaxCluster || rows_of(params) > kLargeTile) return cudaErrorInvalidValue;
-  return dispatch_step(params, params.plan.threads, [&](auto type, auto head_dim, auto tile, auto threads) {
-    const auto kernel = decode_step_kernel<typename decltype(type)::type, head_dim(), tile(), threads()>;
-    const StepLaunch launch(type, head_dim, tile, threads, params, cluster, stream);
+  if (params.cluster < 1 || params.cluster > kMaxCluster || rows_of(params) > kLargeTile)
+    return cudaErrorInvalidValue;
+  return dispatch_step(params, [&](auto type, auto head_dim, auto tile) {
+    const auto kernel = decode_step_kernel<typename decltype(type)::type, head_dim(), tile()>;
+    const StepLaunch launch(type, head_dim, tile, params, params.cluster, stream);
     const cudaError_t error = allow(kernel, launch.config.dynamicSmemBytes);
     if (error != cudaSuccess) return error;
     return cudaLaunchKernelEx(&launch.config, kernel, params, launch.layout);

@@ -66,7 +66,7 @@ __global__ __launch_bounds__(kMmaThreads<R>) void dense_mma_kernel(const __grid_
 
 template <class T, int D>
 __global__ __launch_bounds__(kStreamThreads) void dense_stream_kernel(
-    const __grid_constant__ DenseParams params, SplitTarget target, Divisor page_chunks) {
+    const __grid_constant__ DenseParams params, StreamTarget target, Divisor page_chunks) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
   let_next_grid_start();
@@ -112,7 +112,8 @@ cudaError_t dense(const DenseParams& params, cudaStream_t stream) {
         if (params.splits > 1 && params.steps_per_tile * group(params) <= 16 &&
             streams(params.heads, params.kv))
           return launch_stream(dense_stream_kernel<T, D>, grid, static_cast<int>(sizeof(StreamShared<T, D>)),
-                               params, items(params), D, stream);
+                               params, static_cast<int64_t>(params.n_steps) * params.heads.n_kv_heads,
+                               items(params), D, stream);
         if (takes_mma(params.kv))
           return launch_with_splits(dense_mma_kernel<T, D, M>, grid, kMmaThreads<M>,
                                     static_cast<int>(sizeof(MmaShared<T, D, M>)), params, items(params), D,

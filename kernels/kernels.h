@@ -171,6 +171,11 @@ struct SplitPlan {
   int64_t workspace_bytes;  ///< 0 for one split
 };
 
+/// A launch that is split counts in `arrived` who has written partial results: zeros before and after it,
+/// that many. Its steps must have been written by something that had ended when the grid before it began (see
+/// DecodeStepParams).
+inline constexpr int kStreamProblems = 4096;
+
 /// Attention over page lists for a window of queries. Row i and slot s < min(w, window_rows) give attention
 /// of the query at position-s over the tokens <= position-s of the listed pages, for s > 0 only of those
 /// pages whose `previous` is < position-s; other slots give (0, -inf). A page is read once for up to 64 of
@@ -190,6 +195,7 @@ struct AttendParams {
   float* lse;               ///< [n, w, Hq]
   int32_t splits;           ///< as planned
   void* workspace;          ///< as planned
+  int32_t* arrived;         ///< [kStreamProblems]
 };
 /// Dynamic shared memory that a block of attend or dense may need.
 int32_t attention_shared_bytes(int32_t head_dim);
@@ -201,12 +207,6 @@ struct DeviceLimits {
   int32_t compute_capability;  ///< 90 for 9.0
   int32_t multiprocessors;
   int64_t shared_bytes_per_block, shared_bytes_per_multiprocessor;
-};
-
-/// How a decode step is launched: blocks that share a sequence and KV head (0: it cannot be), and threads of
-/// a block.
-struct StepPlan {
-  int32_t cluster = 0, threads = 0;
 };
 
 /// A whole step of Quest for one step of each of n sequences, page sets per KV head, in one launch: appends
@@ -237,12 +237,12 @@ struct DecodeStepParams {
   int32_t* last_loaded;  ///< [sequences, Hkv, J]; may be null where window = 1
   float* out;            ///< [rows, Hq, d]
   float* lse;            ///< [rows, Hq]
-  StepPlan plan;         ///< as planned
+  int32_t cluster;       ///< as planned
 };
-/// One launch cannot do the step below compute capability 9.0, for other types than 16-bit ones, head_dim
-/// 256, pages that are no multiple of 16 tokens, more than 64 rows (w*G), or more pages than fit into shared
-/// memory.
-StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device);
+/// Blocks that share a sequence and KV head; 0 where one launch cannot do the step: below compute capability
+/// 9.0, other types than 16-bit ones, head_dim 256, pages that are no multiple of 16 tokens, more than 64
+/// rows (w*G), or more pages than fit into shared memory.
+int32_t plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device);
 cudaError_t decode_step(const DecodeStepParams& params, cudaStream_t stream);
 
 /// Dense attention of each row over tokens 0..position.
@@ -258,6 +258,7 @@ struct DenseParams {
   float* lse;              ///< [n, Hq]
   int32_t splits;          ///< as planned
   void* workspace;         ///< as planned
+  int32_t* arrived;        ///< [kStreamProblems]
 };
 struct DensePlan {
   int32_t steps_per_tile;

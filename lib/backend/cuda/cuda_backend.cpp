@@ -80,7 +80,13 @@ void require_readable(const Layer& layer, const KvCache& cache, const Block& blo
 }  // namespace
 
 CudaBackend::CudaBackend(int index)
-    : device_(std::make_shared<Device>(index)), staging_(device_), workspace_(device_), arguments_(device_) {}
+    : device_(std::make_shared<Device>(index)),
+      staging_(device_),
+      workspace_(device_),
+      arguments_(device_),
+      arrived_(device_, kernels::kStreamProblems * static_cast<int64_t>(sizeof(int32_t))) {
+  cuda_check(cudaMemsetAsync(arrived_.data(), 0, static_cast<size_t>(arrived_.bytes()), device_->stream()));
+}
 
 std::string CudaBackend::device_name() const {
   return fmt::format("cuda:{} {}", device_->index(), device_->name());
@@ -231,7 +237,8 @@ void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& b
                               .out = out.data(),
                               .lse = lse.data(),
                               .splits = 1,
-                              .workspace = nullptr};
+                              .workspace = nullptr,
+                              .arrived = static_cast<int32_t*>(arrived_.data())};
   const kernels::DensePlan plan =
       kernels::plan_dense(params, longest, 2 * shared_neighbours > block.size(), device_->multiprocessors());
   device_->use();
@@ -351,7 +358,8 @@ void CudaBackend::attend(const Layer& layer, const KvCache& cache, const Block& 
                                .out = partials.out.data(),
                                .lse = partials.lse.data(),
                                .splits = 1,
-                               .workspace = nullptr};
+                               .workspace = nullptr,
+                               .arrived = static_cast<int32_t*>(arrived_.data())};
   device_->use();
   const kernels::SplitPlan plan = kernels::plan_attend(params, device_->multiprocessors());
   params.splits = plan.splits;
@@ -398,10 +406,10 @@ bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& b
                                    .last_loaded = step.last_loaded.data(),
                                    .out = step.outputs.out.data(),
                                    .lse = step.outputs.lse.data(),
-                                   .plan = {}};
+                                   .cluster = 0};
   device_->use();
-  params.plan = kernels::plan_decode_step(params, device_->limits());
-  if (params.plan.cluster == 0) return false;
+  params.cluster = kernels::plan_decode_step(params, device_->limits());
+  if (params.cluster == 0) return false;
 
   std::set<int32_t> sequences;
   for (const BlockStep& row : block.steps) {

@@ -63,6 +63,7 @@ class CudaBackend final : public Backend {
   Staging staging_;
   Scratch workspace_;                         ///< of kernels: partial results of splits, errors
   Scratch arguments_;                         ///< small arrays from the host that one primitive reads
+  DeviceMemory arrived_;                      ///< counters of split launches, zeros between them
   GraphRecording* being_recorded_ = nullptr;  ///< keeps the arguments of its primitives
 };
 
