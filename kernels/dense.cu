@@ -75,7 +75,8 @@ __global__ __launch_bounds__(kStreamThreads) void dense_stream_kernel(
     __syncthreads();  // the block may be done with an earlier problem only in part
     const int32_t* const table = params.kv.table + problem.sequence() * params.kv.table_stride;
     attend_stream(
-        problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target, shared,
+        problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target,
+        problem.first * params.heads.n_kv_heads + problem.kv, shared, [] {},
         [&](int chunk) {
           const int page = page_chunks.divide(chunk);
           return Place{chunk, chunk * kChunk, -1, table[page], (chunk - page * page_chunks.divisor) * kChunk};
