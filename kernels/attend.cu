@@ -81,6 +81,27 @@ __global__ __launch_bounds__(kMmaThreads<R>) void attend_mma_kernel(
                            blockIdx.z, gridDim.z, target);
 }
 
+/// Asks the L2 cache, which shows what is written later, for what a block looks up first.
+template <class T, int D>
+__device__ void prefetch_inputs(const AttendParams& params) {
+  constexpr int line = 128;
+  const int heads = params.per_kv_head ? params.heads.n_q_heads / params.heads.n_kv_heads : 1;
+  const int units = params.heads.n_q_heads / heads, unit = blockIdx.y, x = threadIdx.x;
+  const Step step = params.steps[blockIdx.x];
+  const int64_t list = static_cast<int64_t>(blockIdx.x) * units + unit;
+  constexpr int row_lines = ceil_div(D * static_cast<int>(sizeof(T)), line);
+  if (x < params.window * heads * row_lines) {
+    const int row = x / row_lines, slot = row / heads;
+    if (slot < step.window_rows)
+      prefetch(
+          query<T>(params.q, params.heads, step.sequence, step.position - slot, unit * heads + row % heads) +
+          x % row_lines * (line / static_cast<int>(sizeof(T))));
+  }
+  if (x * line < params.lists.capacity * static_cast<int>(sizeof(int32_t)))
+    prefetch(params.lists.pages + list * params.lists.capacity + x * (line / 4));
+  if (x == 0) prefetch(params.lists.count + list);
+}
+
 template <class T, int D>
 __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
     const __grid_constant__ AttendParams params, StreamTarget target, Divisor chunks_of_page) {
@@ -88,16 +109,19 @@ __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
   auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
   auto* const pages = reinterpret_cast<StreamPage*>(shared_bytes + sizeof(StreamShared<T, D>));
   let_next_grid_start();
+  prefetch_inputs<T, D>(params);
   wait_for_previous_grid();
   const WindowProblem problem = window_problem<16>(params);
   const int page_chunks = chunks_of_page.divisor;
-  const int split_chunks = ceil_div(problem.listed * page_chunks, gridDim.z);
-  const int first = static_cast<int>(blockIdx.z) * split_chunks / page_chunks;
-  const int end =
-      min(problem.listed, ceil_div((static_cast<int>(blockIdx.z) + 1) * split_chunks, page_chunks));
+  const int split_chunks = ceil_div(problem.listed * page_chunks, static_cast<int>(gridDim.z));
+  const StreamPart part{static_cast<int>(blockIdx.z) * split_chunks,
+                        min(problem.listed * page_chunks, static_cast<int>(blockIdx.z + 1) * split_chunks),
+                        static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z),
+                        static_cast<int>(problem.list_row)};
+  const int first = chunks_of_page.divide(part.first),
+            end = chunks_of_page.divide(max(part.end, 0) + page_chunks - 1);
   attend_stream(
-      problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target,
-      static_cast<int>(problem.list_row), shared,
+      problem, params.heads, params.kv, params.q, params.scale, part, target, shared,
       [&] {
         for (int x = first + threadIdx.x; x < end; x += kStreamThreads) {
           const Token token = problem.token(x * params.kv.page_size);

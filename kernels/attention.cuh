@@ -271,6 +271,11 @@ cudaError_t combine_splits(const CombineParams& params, cudaStream_t stream);
 /// How many splits give every multiprocessor a few blocks, of a run of `tokens` tokens at most.
 SplitPlan plan_splits(const Heads& heads, const PagedKv& kv, int64_t blocks, int64_t tokens, int64_t items,
                       int multiprocessors);
+inline SplitPlan split_plan(int64_t splits, int64_t items, int head_dim) {
+  const int64_t bytes =
+      splits == 1 ? 0 : splits * items * (head_dim + 1) * static_cast<int64_t>(sizeof(float));
+  return {static_cast<int32_t>(splits), bytes};
+}
 /// Whether a launch that is split, because it has few rows, is for the blocks of warp_stream.cuh.
 bool streams(const Heads& heads, const PagedKv& kv);
 

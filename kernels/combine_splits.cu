@@ -58,13 +58,14 @@ bool streams(const Heads& heads, const PagedKv& kv) {
 
 SplitPlan plan_splits(const Heads& heads, const PagedKv& kv, int64_t blocks, int64_t tokens, int64_t items,
                       int multiprocessors) {
-  constexpr int64_t fewest_tokens = 128, most_splits = kMostSplits;
-  const int64_t blocks_per_multiprocessor = streams(heads, kv) ? 1 : 2;
+  constexpr int64_t most_splits = kMostSplits;
+  const bool streaming = streams(heads, kv);
+  // A chunk for every warp; and the fewer blocks there are, the more of the next launch's are there in time.
+  const int64_t fewest_tokens = streaming ? kStreamWarps * kChunk : 128;
+  const int64_t blocks_per_multiprocessor = streaming ? 1 : 2;
   const int64_t wanted = blocks_per_multiprocessor * multiprocessors / std::max<int64_t>(blocks, 1);
   const int64_t splits = std::clamp<int64_t>(std::min(wanted, tokens / fewest_tokens), 1, most_splits);
-  const int64_t bytes =
-      splits == 1 ? 0 : splits * items * (heads.head_dim + 1) * static_cast<int64_t>(sizeof(float));
-  return {static_cast<int32_t>(splits), bytes};
+  return split_plan(splits, items, heads.head_dim);
 }
 
 }  // namespace hindsight::kernels

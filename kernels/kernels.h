@@ -254,6 +254,7 @@ struct DenseParams {
   const Step* steps;
   int32_t n_steps;
   int32_t steps_per_tile;  ///< as planned
+  int32_t stream_blocks;   ///< as planned
   float* out;              ///< [n, Hq, d]
   float* lse;              ///< [n, Hq]
   int32_t splits;          ///< as planned
@@ -262,6 +263,7 @@ struct DenseParams {
 };
 struct DensePlan {
   int32_t steps_per_tile;
+  int32_t stream_blocks;  ///< blocks that share out all tokens of single steps; 0: a block has tiles of steps
   SplitPlan split;
 };
 /// `longest` is the largest position + 1; `adjacent_share_sequence` says that most neighbours in the block

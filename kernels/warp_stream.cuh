@@ -162,12 +162,11 @@ struct StreamShared {
   bool is_last;  ///< of the problem's blocks to have its result ready
 };
 
-/// Where a launch of streams writes: `partial` is the results themselves where there is one split.
+/// Where a launch of streams writes: results, and partial results of problems that are split.
 struct StreamTarget {
-  SplitTarget partial;
-  float* out;  ///< results
-  float* lse;
-  int32_t* arrived;  ///< per problem, how many of its blocks have written their partial results; 0 at rest
+  float *out, *lse, *partial_out, *partial_lse;  ///< partial ones as in CombineParams
+  int64_t items;
+  int32_t* arrived;  ///< per problem, how many of its parts have been written; 0 at rest
 };
 
 /// A page of a block's list, looked up before the first one is read; and how many of them a block can have.
@@ -176,12 +175,18 @@ struct StreamPage {
 };
 inline constexpr int kStreamPages = 1024;
 
-/// The problem's number among those of the launch is `number`. look_up() prepares the pages, by all threads;
-/// place(chunk) then gives the place of any chunk. Writes the results of all rows; the block that is last to
-/// do so combines the splits, always in their order.
+/// A block's part of a problem: chunks [first, end), the split-th of `splits` parts of problem `number` of
+/// the launch.
+struct StreamPart {
+  int first, end, split, splits, number;
+};
+
+/// look_up() prepares the pages, by all threads; place(chunk) then gives the place of any chunk of the part.
+/// Writes the results of all rows; the block that is last to do so combines the splits, always in their
+/// order.
 template <class T, int D, class Problem, class LookUp, class PlaceOf>
 __device__ void attend_stream(const Problem& problem, const Heads& heads, const PagedKv& kv, const Queries& q,
-                              float scale, int split, int splits, StreamTarget target, int number,
+                              float scale, const StreamPart& part, StreamTarget target,
                               StreamShared<T, D>& shared, LookUp&& look_up, PlaceOf&& place) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   // Queries into registers, a piece for a thread: on their way while the pages are looked up.
@@ -208,42 +213,40 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
   }
   look_up();
   __syncthreads();
-  const int chunks = ceil_div(problem.tokens(), kChunk), split_chunks = ceil_div(chunks, splits);
-  const int end = min(chunks, (split + 1) * split_chunks);
   WarpBuffer<T, D>* const buffers[] = {&shared.buffer[warp]};
   WarpAttention<T, D> mine;
   stream_chunks<1>(
       mine, shared.q, heads, kv, problem.kv_head(), problem.last_position(), scale, rows, buffers,
-      split * split_chunks + warp, kStreamWarps,
-      [&](int chunk) { return chunk < end ? place(chunk) : kNoPlace; },
+      part.first + warp, kStreamWarps, [&](int chunk) { return chunk < part.end ? place(chunk) : kNoPlace; },
       [&] {
         if (tile_row < 16) *reinterpret_cast<uint4*>(&shared.q[tile_row][c]) = piece;
         __syncthreads();
       });
   leave_result(mine, *buffers[0], shared.state[warp]);
   __syncthreads();
+  const bool alone = part.splits == 1;
   if (warp < problem.rows()) {
     const RowSum row = add_up<D>(lane < kStreamWarps ? shared.state[lane][warp] : float2{-INFINITY, 0},
                                  kStreamWarps, [&](int x) { return shared.buffer[x].out[warp]; });
-    const int64_t item = split * target.partial.items + problem.row(warp).item;
+    const int64_t item = problem.row(warp).item, at = alone ? item : part.split * target.items + item;
     const float normaliser = row.normaliser();
     if (lane * 4 < D)
-      *reinterpret_cast<float4*>(target.partial.out + item * D + lane * 4) = make_float4(
+      *reinterpret_cast<float4*>((alone ? target.out : target.partial_out) + at * D + lane * 4) = make_float4(
           normaliser * row.out.x, normaliser * row.out.y, normaliser * row.out.z, normaliser * row.out.w);
-    if (lane == 0) target.partial.lse[item] = row.lse();
+    if (lane == 0) (alone ? target.lse : target.partial_lse)[at] = row.lse();
   }
-  if (splits == 1) return;
+  if (alone) return;
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
-    shared.is_last = atomicAdd(target.arrived + number, 1) == splits - 1;
-    if (shared.is_last) target.arrived[number] = 0;
+    shared.is_last = atomicAdd(target.arrived + part.number, 1) == part.splits - 1;
+    if (shared.is_last) target.arrived[part.number] = 0;
     __threadfence();
   }
   __syncthreads();
   if (shared.is_last && warp < problem.rows())
     combine_item(
-        {target.partial.out, target.partial.lse, target.out, target.lse, target.partial.items, splits, D},
+        {target.partial_out, target.partial_lse, target.out, target.lse, target.items, part.splits, D},
         problem.row(warp).item);
 }
 
@@ -257,9 +260,10 @@ cudaError_t launch_stream(void (*kernel)(Params, StreamTarget, Divisor), dim3 gr
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
-  const StreamTarget target{
-      split_target(params.out, params.lse, params.workspace, params.splits, items, head_dim), params.out,
-      params.lse, params.arrived};
+  float* const partial_out = static_cast<float*>(params.workspace);
+  const StreamTarget target{params.out,  params.lse,
+                            partial_out, partial_out + params.splits * items * head_dim,
+                            items,       params.arrived};
   return launch_dependent(kernel, grid, kStreamThreads, shared_bytes, stream, params, target,
                           Divisor(params.kv.page_size / kChunk));
 }

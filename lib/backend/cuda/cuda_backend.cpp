@@ -234,6 +234,7 @@ void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& b
                               .steps = steps_of(block),
                               .n_steps = int32(block.size()),
                               .steps_per_tile = 1,
+                              .stream_blocks = 0,
                               .out = out.data(),
                               .lse = lse.data(),
                               .splits = 1,
@@ -243,6 +244,7 @@ void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& b
       kernels::plan_dense(params, longest, 2 * shared_neighbours > block.size(), device_->multiprocessors());
   device_->use();
   params.steps_per_tile = plan.steps_per_tile;
+  params.stream_blocks = plan.stream_blocks;
   params.splits = plan.split.splits;
   params.workspace = workspace_.at_least(plan.split.workspace_bytes);
   cuda_check(kernels::dense(params, device_->stream()));
