@@ -105,20 +105,32 @@ __global__ __launch_bounds__(kStreamThreads) void dense_stream_kernel(
   auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
   let_next_grid_start();
   const int heads = params.heads.n_kv_heads, group = params.heads.n_q_heads / heads;
-  const SharedChunks all(params, gridDim.x);
-  int at = static_cast<int>(blockIdx.x) * all.share;
-  const int end = min(at + all.share, all.total);
-  int step = 0, before = 0;  // chunks of earlier steps, of all heads
-  if (at < end)
-    for (int chunks; before + (chunks = chunks_of(params.steps[step]) * heads) <= at; ++step)
-      before += chunks;
+  // Heads of a single sequence have blocks of their own, (part, head) of the grid; else blocks are in a row.
+  const bool single = params.n_steps == 1;
+  int at, end, share, step = 0, before = 0;  // before: chunks of earlier steps, of all heads
+  if (single) {
+    const int chunks = chunks_of(params.steps[0]), first = static_cast<int>(blockIdx.y) * chunks;
+    share = max(ceil_div(chunks, static_cast<int>(gridDim.x)), kStreamWarps);
+    at = first + static_cast<int>(blockIdx.x) * share;
+    end = min(at + share, first + chunks);
+  } else {
+    const SharedChunks all(params, gridDim.x);
+    share = all.share;
+    at = static_cast<int>(blockIdx.x) * share;
+    end = min(at + share, all.total);
+    if (at < end)
+      for (int chunks; before + (chunks = chunks_of(params.steps[step]) * heads) <= at; ++step)
+        before += chunks;
+  }
   wait_for_previous_grid();
   while (at < end) {
-    const int chunks = chunks_of(params.steps[step]), head = (at - before) / chunks;
+    const int chunks = chunks_of(params.steps[step]),
+              head = single ? static_cast<int>(blockIdx.y) : (at - before) / chunks;
     const int problem_begin = before + head * chunks, problem_end = problem_begin + chunks;
-    const int first_block = problem_begin / all.share, last_block = (problem_end - 1) / all.share;
+    const int first_block = single ? 0 : problem_begin / share,
+              end_block = single ? ceil_div(chunks, share) : (problem_end - 1) / share + 1;
     const StreamPart part{at - problem_begin, min(end, problem_end) - problem_begin,
-                          static_cast<int>(blockIdx.x) - first_block, last_block - first_block + 1,
+                          static_cast<int>(blockIdx.x) - first_block, end_block - first_block,
                           step * heads + head};
     const DenseProblem problem{params, step, step + 1, head, group};
     const int32_t* const table = params.kv.table + problem.sequence() * params.kv.table_stride;
@@ -140,6 +152,12 @@ __global__ __launch_bounds__(kStreamThreads) void dense_stream_kernel(
 int group(const DenseParams& params) { return params.heads.n_q_heads / params.heads.n_kv_heads; }
 int64_t items(const DenseParams& params) {
   return static_cast<int64_t>(params.n_steps) * params.heads.n_q_heads;
+}
+
+dim3 stream_grid(const DenseParams& params) {
+  if (params.n_steps > 1) return dim3(params.stream_blocks);
+  const int parts = std::clamp(params.stream_blocks / params.heads.n_kv_heads, 1, params.splits);
+  return dim3(parts, params.heads.n_kv_heads);
 }
 
 }  // namespace
@@ -171,7 +189,7 @@ cudaError_t dense(const DenseParams& params, cudaStream_t stream) {
       constexpr int M = tile();
       if constexpr (kMmaTakes<T, D>) {
         if (params.stream_blocks > 0)
-          return launch_stream(dense_stream_kernel<T, D>, dim3(params.stream_blocks),
+          return launch_stream(dense_stream_kernel<T, D>, stream_grid(params),
                                static_cast<int>(sizeof(StreamShared<T, D>)), params,
                                static_cast<int64_t>(params.n_steps) * params.heads.n_kv_heads, items(params),
                                D, stream);
