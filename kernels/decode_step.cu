@@ -33,10 +33,6 @@ struct StepLayout {
   Divisor group, page_chunks, cluster;
 };
 
-/// Summaries that a block asks the L2 cache for while the grid before still runs: 17 MB on 132
-/// multiprocessors, of which others' keys and values should not be driven out.
-constexpr int kPrefetchedPages = 256;
-
 /// A page to attend to.
 struct ListedPage {
   int page, previous, pool;
@@ -72,6 +68,10 @@ struct StepShared {
 /// Warps of the first 16 rows, which the step's own query is among: its result has the same bits whatever the
 /// window. The other warps are shared by the groups of rows of past queries, which have seen most pages.
 constexpr int kFirstWarps = 8;
+
+/// Summaries that a block asks the L2 cache for while the grid before still runs: 17 MB on 132
+/// multiprocessors, of which others' keys and values should not be driven out.
+constexpr int kPrefetchedPages = 256;
 
 /// Everything a block knows of its step.
 template <class T, int D, int R>
