@@ -156,7 +156,9 @@ class StepBlock {
   }
 
   // --- the step's own token: only the last block reads it, since its page is the last of the list
-  __device__ bool appends() const { return rank_ == cluster_ - 1 && threadIdx.x >= kStepThreads - 32; }
+  __device__ bool appends() const {
+    return params_.appended_k != nullptr && rank_ == cluster_ - 1 && threadIdx.x >= kStepThreads - 32;
+  }
   __device__ int64_t source_row() const {
     return ((params_.first_row[step_.sequence] + step_.position) * params_.heads.n_kv_heads + head_) * D;
   }

@@ -146,9 +146,7 @@ std::unique_ptr<Stopwatch> CudaBackend::make_stopwatch() { return std::make_uniq
 
 void* CudaBackend::argument(const void* values, int64_t bytes) {
   if (being_recorded_ != nullptr) return being_recorded_->argument(staging_, values, bytes);
-  void* const on_device = arguments_.at_least(bytes);
-  staging_.upload(on_device, values, bytes);
-  return on_device;
+  return arguments_.send(staging_, values, bytes);
 }
 
 std::unique_ptr<Recording> CudaBackend::record(const std::function<void()>& set_up,
@@ -179,10 +177,90 @@ std::unique_ptr<KvCache> CudaBackend::make_cache(const Layer& layer, int64_t pag
   return std::make_unique<CudaCache>(device_, staging_, layer, page_size);
 }
 
+std::unique_ptr<Layer> CudaBackend::make_growing_layer(const LayerShape& shape,
+                                                       std::span<const int64_t> capacities) {
+  return std::make_unique<CudaLayer>(device_, staging_, shape, capacities);
+}
+
+void CudaBackend::set_queries(Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> q) {
+  const nvtx3::scoped_range range_name{"set_queries"};
+  auto& target = dynamic_cast<CudaLayer&>(layer);
+  std::vector<kernels::RowRange> on_host;
+  int64_t longest = 0;
+  for (const RowRange& range : ranges) {
+    require(range.first_row + range.n <= q.shape[0], "a range has more rows than there are queries");
+    layer.q_start[range.sequence] = range.first_position;
+    on_host.push_back({range.sequence, range.first_position, range.n, range.first_row, 0});
+    longest = std::max(longest, range.n);
+  }
+  device_->use();
+  void* const queries = target.queries_for(device_, q.shape[0]);
+  cuda_check(kernels::set_queries({.heads = target.heads(),
+                                   .q = q.data(),
+                                   .ranges = ranges_on_device(on_host),
+                                   .n_ranges = int32(static_cast<int64_t>(ranges.size())),
+                                   .longest = longest,
+                                   .queries = queries,
+                                   .first_row = target.q_first_row()},
+                                  device_->stream()));
+}
+
+void CudaBackend::write(KvCache& cache, const Layer& layer, std::span<const RowRange> ranges,
+                        Tensor<float, 3> k, Tensor<float, 3> v, Summaries summaries) {
+  const nvtx3::scoped_range range_name{"write"};
+  auto& target = dynamic_cast<CudaCache&>(cache);
+  std::vector<kernels::RowRange> on_host;
+  int64_t longest = 0;
+  for (const RowRange& range : ranges) {
+    int64_t& has = cache.n_appended[range.sequence];
+    const int64_t end = range.first_position + range.n;
+    if (range.first_position > has || end > layer.n_tokens[range.sequence])
+      throw std::invalid_argument("rows leave a gap in their sequence or exceed it");
+    require(range.first_row + range.n <= k.shape[0], "a range has more rows than there are keys");
+    on_host.push_back({range.sequence, range.first_position, range.n, range.first_row, has});
+    has = std::max(has, end);
+    longest = std::max(longest, range.n);
+  }
+  device_->use();
+  cuda_check(kernels::write_rows({.heads = dynamic_cast<const CudaLayer&>(layer).heads(),
+                                  .kv = target.pages(),
+                                  .k = k.data(),
+                                  .v = v.data(),
+                                  .ranges = ranges_on_device(on_host),
+                                  .n_ranges = int32(static_cast<int64_t>(ranges.size())),
+                                  .longest = longest,
+                                  .widen = summaries == Summaries::widen},
+                                 device_->stream()));
+}
+
+const kernels::RowRange* CudaBackend::ranges_on_device(std::span<const kernels::RowRange> ranges) {
+  return static_cast<const kernels::RowRange*>(
+      argument(ranges.data(), static_cast<int64_t>(ranges.size_bytes())));
+}
+
+void CudaBackend::copy_rows(Tensor<float, 2> from, Tensor<int32_t, 1> from_rows, Tensor<float, 2> to,
+                            Tensor<int32_t, 1> to_rows, int64_t n) {
+  require(from.shape[1] == to.shape[1], "rows differ in width");
+  device_->use();
+  cuda_check(kernels::copy_rows({.from = from.data(),
+                                 .from_rows = from_rows.data(),
+                                 .to = to.data(),
+                                 .to_rows = to_rows.data(),
+                                 .n = n,
+                                 .width = from.shape[1]},
+                                device_->stream()));
+}
+
+ModelPrimitives* CudaBackend::model_primitives() {
+  if (!model_primitives_) model_primitives_ = std::make_unique<CudaModelPrimitives>(device_);
+  return model_primitives_.get();
+}
+
 void CudaBackend::append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) {
   const nvtx3::scoped_range range_name{"append"};
   const auto& source = dynamic_cast<const CudaLayer&>(layer);
   auto& target = dynamic_cast<CudaCache&>(cache);
+  require(source.k() != nullptr, "a growing layer has no tokens of its own to append");
   int64_t longest = 0;
   for (const TokenRange& range : ranges) {
     require(range.from == cache.n_appended[range.sequence] && range.to >= range.from &&
@@ -375,6 +453,21 @@ void CudaBackend::merge(const Block& block, int64_t window, const Partials& part
                             device_->stream()));
 }
 
+int32_t CudaBackend::planned_cluster(const kernels::DecodeStepParams& params) {
+  const StepShape shape{static_cast<int32_t>(params.heads.type),
+                        params.heads.n_q_heads,
+                        params.heads.n_kv_heads,
+                        params.heads.head_dim,
+                        params.kv.page_size,
+                        params.n_steps,
+                        params.lists.capacity,
+                        params.n_pages,
+                        params.window};
+  const auto [planned, is_new] = planned_clusters_.try_emplace(shape, 0);
+  if (is_new) planned->second = kernels::plan_decode_step(params, device_->limits());
+  return planned->second;
+}
+
 bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& block, const BoundStep& step) {
   const nvtx3::scoped_range range_name{"decode_step"};
   const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
@@ -383,7 +476,7 @@ bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& b
                                    .scale = static_cast<float>(layer.scale),
                                    .kv = target.pages(),
                                    .q = on_device.queries(),
-                                   .appended_k = on_device.k(),
+                                   .appended_k = step.is_written ? nullptr : on_device.k(),
                                    .appended_v = on_device.v(),
                                    .first_row = on_device.kv_first_row(),
                                    .steps = steps_of(block),
@@ -399,20 +492,25 @@ bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& b
                                    .out = step.outputs.out.data(),
                                    .lse = step.outputs.lse.data(),
                                    .cluster = 0};
+  require(step.is_written || on_device.k() != nullptr,
+          "a growing layer has no tokens of its own to append");
   device_->use();
-  params.cluster = kernels::plan_decode_step(params, device_->limits());
+  params.cluster = planned_cluster(params);
   if (params.cluster == 0) return false;
 
   std::set<int32_t> sequences;
   for (const BlockStep& row : block.steps) {
     require(sequences.insert(row.sequence).second, "a decode step takes one row of each sequence");
-    require(row.position == cache.n_appended[row.sequence] && row.position < layer.n_tokens[row.sequence],
+    const int64_t has = cache.n_appended[row.sequence];
+    require(step.is_written ? row.position < has
+                            : row.position == has && row.position < layer.n_tokens[row.sequence],
             "a decode step does not continue its sequence");
   }
   require(step.lists.pages.shape[1] == layer.n_kv_heads, "a decode step has page sets per KV head");
   require(step.window == 1 || step.last_loaded.shape[2] == cache.max_pages,
           "last_loaded and the cache differ in pages");
-  for (const BlockStep& row : block.steps) cache.n_appended[row.sequence] = row.position + 1;
+  if (!step.is_written)
+    for (const BlockStep& row : block.steps) cache.n_appended[row.sequence] = row.position + 1;
   require_readable(layer, cache, block, step.window);
   // Its own scores never leave the device; their shape is that of the cache.
   Tensor<float, 3> scores;
