@@ -66,7 +66,8 @@ __global__ void set_queries_kernel(SetQueriesParams params) {
 
 __global__ void copy_rows_kernel(CopyRowsParams params) {
   const int64_t i = blockIdx.x;
-  const int64_t from = params.from_rows ? params.from_rows[i] : i, to = params.to_rows ? params.to_rows[i] : i;
+  const int64_t from = params.from_rows ? params.from_rows[i] : i,
+                to = params.to_rows ? params.to_rows[i] : i;
   for (int64_t c = threadIdx.x; c < params.width; c += blockDim.x)
     params.to[to * params.width + c] = params.from[from * params.width + c];
 }

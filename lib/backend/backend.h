@@ -342,9 +342,9 @@ class Backend {
   virtual void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) = 0;
 
   /// A whole decode step of one row of each sequence in one launch: appends the token at each row's position
-  /// unless it is written, then score_pages, select_top_k, note_loads, attend and merge. Returns false, with nothing done, where
-  /// the backend cannot: the caller runs the primitives one by one. Where scores of both ways differ by
-  /// rounding, page sets may differ in those pages.
+  /// unless it is written, then score_pages, select_top_k, note_loads, attend and merge. Returns false, with
+  /// nothing done, where the backend cannot: the caller runs the primitives one by one. Where scores of both
+  /// ways differ by rounding, page sets may differ in those pages.
   virtual bool decode_step(KvCache& /*cache*/, const Layer& /*layer*/, const Block& /*block*/,
                            const BoundStep& /*step*/) {
     return false;

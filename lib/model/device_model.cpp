@@ -23,9 +23,8 @@ DeviceModel::DeviceModel(const ModelConfig& config, const WeightSource& source, 
     : config_(config), backend_(backend), math_(primitives_of(backend)), precision_(precision) {
   const int64_t q = config.q_size(), kv = config.kv_size();
   embedding_ = load_matrix(source, {"model.embed_tokens.weight"}, config.vocabulary, config.hidden);
-  head_ = config.tied_embeddings
-              ? embedding_
-              : load_matrix(source, {"lm_head.weight"}, config.vocabulary, config.hidden);
+  head_ = config.tied_embeddings ? embedding_
+                                 : load_matrix(source, {"lm_head.weight"}, config.vocabulary, config.hidden);
   final_norm_ = load_vector(source, {"model.norm.weight"});
   const std::vector<float> angles = RotaryEmbedding(config.rope, config.head_dim).frequencies();
   const auto frequencies = backend.make_tensor<float, 1>({static_cast<int64_t>(angles.size())});
@@ -38,18 +37,17 @@ DeviceModel::DeviceModel(const ModelConfig& config, const WeightSource& source, 
     weights.heads.epsilon = config.norm_epsilon;
     weights.heads.frequencies = frequencies;
     if (config.qkv_bias)
-      weights.heads.bias =
-          load_vector(source, {name("self_attn.q_proj.bias"), name("self_attn.k_proj.bias"),
-                               name("self_attn.v_proj.bias")});
+      weights.heads.bias = load_vector(source, {name("self_attn.q_proj.bias"), name("self_attn.k_proj.bias"),
+                                                name("self_attn.v_proj.bias")});
     if (config.output_bias) weights.output_bias = load_vector(source, {name("self_attn.o_proj.bias")});
     if (config.qk_norm) {
       weights.heads.q_norm = load_vector(source, {name("self_attn.q_norm.weight")});
       weights.heads.k_norm = load_vector(source, {name("self_attn.k_norm.weight")});
     }
-    weights.qkv = load_matrix(source,
-                              {name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"),
-                               name("self_attn.v_proj.weight")},
-                              q + 2 * kv, config.hidden);
+    weights.qkv = load_matrix(
+        source,
+        {name("self_attn.q_proj.weight"), name("self_attn.k_proj.weight"), name("self_attn.v_proj.weight")},
+        q + 2 * kv, config.hidden);
     weights.output = load_matrix(source, {name("self_attn.o_proj.weight")}, config.hidden, q);
     weights.gate_up = load_matrix(source, {name("mlp.gate_proj.weight"), name("mlp.up_proj.weight")},
                                   2 * config.ffn, config.hidden);
@@ -68,10 +66,10 @@ Matrix DeviceModel::load_matrix(const WeightSource& source, const std::vector<st
   for (const std::string& name : names)
     if (source.dtype(name) != matrix.dtype) matrix.dtype = DType::float32;
   matrix.storage = backend_.allocate(matrix.bytes());
-  const auto& part_rows = names.size() == 1   ? std::vector<int64_t>{outputs}
-                          : names.size() == 2 ? std::vector<int64_t>{outputs / 2, outputs / 2}
-                                              : std::vector<int64_t>{config_.q_size(), config_.kv_size(),
-                                                                     config_.kv_size()};
+  const auto& part_rows = names.size() == 1 ? std::vector<int64_t>{outputs}
+                          : names.size() == 2
+                              ? std::vector<int64_t>{outputs / 2, outputs / 2}
+                              : std::vector<int64_t>{config_.q_size(), config_.kv_size(), config_.kv_size()};
   auto* target = static_cast<std::byte*>(matrix.storage->data());
   for (size_t part = 0; part < names.size(); ++part) {
     const int64_t elements = part_rows[part] * inputs;

@@ -11,7 +11,8 @@ namespace hindsight {
 
 /// What a device rounds on the way through a model. Weights are what they are stored as in either case.
 enum class Precision {
-  float32,  ///< little: activations go into products in two parts, attention keeps float32. As the CPU does it
+  float32,  ///< little: activations go into products in two parts, attention keeps float32. As the CPU does
+            ///< it
   storage,  ///< as models are served: activations, queries, keys and values in the type of the weights
 };
 

@@ -56,15 +56,14 @@ HostModel::HostModel(const ModelConfig& config, const WeightSource& source)
     : config_(config), rope_(config_.rope, config_.head_dim) {
   embedding_ = source.read("model.embed_tokens.weight");
   final_norm_ = source.read("model.norm.weight");
-  head_ = Linear(config_.tied_embeddings ? embedding_ : source.read("lm_head.weight"), {},
-                 config_.vocabulary, config_.hidden);
+  head_ = Linear(config_.tied_embeddings ? embedding_ : source.read("lm_head.weight"), {}, config_.vocabulary,
+                 config_.hidden);
   for (int64_t layer = 0; layer < config_.n_layers; ++layer) {
     const std::string prefix = fmt::format("model.layers.{}.", layer);
     const auto read = [&](const char* name) { return source.read(prefix + name); };
     const auto linear = [&](const std::string& name, int64_t outputs, int64_t inputs, bool has_bias) {
       const std::vector<float> weights = source.read(prefix + name + ".weight");
-      const std::vector<float> bias =
-          has_bias ? source.read(prefix + name + ".bias") : std::vector<float>{};
+      const std::vector<float> bias = has_bias ? source.read(prefix + name + ".bias") : std::vector<float>{};
       return Linear(weights, bias, outputs, inputs);
     };
     LayerWeights& weights = layers_.emplace_back();

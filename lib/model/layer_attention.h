@@ -35,8 +35,8 @@ class LayerAttention {
   /// The rows kept for the window move, before a step that needs it.
   virtual void move_rows(const KeptRowMoves& moves) = 0;
   /// Takes all rows into the cache and attends. Returns the results [Hq * d] of `wanted`, valid until the
-  /// next call: of all rows, or of the newest of each span only, since past positions of the last layer are of
-  /// no use but for their keys and values.
+  /// next call: of all rows, or of the newest of each span only, since past positions of the last layer are
+  /// of no use but for their keys and values.
   virtual ChosenRows attend(const LayerRows& rows, const LayerRows& wanted,
                             const ProjectedRows& projected) = 0;
   virtual AttentionBytes bytes() const = 0;

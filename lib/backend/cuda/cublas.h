@@ -12,7 +12,8 @@ namespace hindsight::cuda {
 
 class Cublas {
  public:
-  /// Loads the library and makes a handle on the device's stream. Throws EnvironmentError where there is none.
+  /// Loads the library and makes a handle on the device's stream. Throws EnvironmentError where there is
+  /// none.
   explicit Cublas(std::shared_ptr<Device> device);
   ~Cublas();
   Cublas(const Cublas&) = delete;

@@ -492,8 +492,7 @@ bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& b
                                    .out = step.outputs.out.data(),
                                    .lse = step.outputs.lse.data(),
                                    .cluster = 0};
-  require(step.is_written || on_device.k() != nullptr,
-          "a growing layer has no tokens of its own to append");
+  require(step.is_written || on_device.k() != nullptr, "a growing layer has no tokens of its own to append");
   device_->use();
   params.cluster = planned_cluster(params);
   if (params.cluster == 0) return false;

@@ -78,10 +78,10 @@ class CudaBackend final : public Backend {
 
   std::shared_ptr<Device> device_;
   Staging staging_;
-  Scratch workspace_;                         ///< of kernels: partial results of splits, errors
-  SentArrays arguments_;                      ///< small arrays from the host that primitives read
+  Scratch workspace_;     ///< of kernels: partial results of splits, errors
+  SentArrays arguments_;  ///< small arrays from the host that primitives read
   std::unique_ptr<CudaModelPrimitives> model_primitives_;  ///< made when first asked for
-  using StepShape = std::array<int32_t, 9>;  ///< all that planning depends on
+  using StepShape = std::array<int32_t, 9>;                ///< all that planning depends on
   std::map<StepShape, int32_t> planned_clusters_;
   GraphRecording* being_recorded_ = nullptr;  ///< keeps the arguments of its primitives
 };

@@ -59,9 +59,8 @@ void CudaModelPrimitives::to_operand(const ChosenRows& rows, const Operand& to) 
 void CudaModelPrimitives::gate(Tensor<float, 2> gate_up, const Operand& to) {
   const int64_t n = gate_up.shape[0], width = gate_up.shape[1] / 2;
   device_->use();
-  cuda_check(
-      kernels::gate_rows({.gate_up = gate_up.data(), .to = on_device(to, n, width), .n = n, .width = width},
-                         device_->stream()));
+  cuda_check(kernels::gate_rows(
+      {.gate_up = gate_up.data(), .to = on_device(to, n, width), .n = n, .width = width}, device_->stream()));
 }
 
 void CudaModelPrimitives::multiply(const Matrix& matrix, const Operand& x, Tensor<float, 2> y, bool add) {
@@ -77,9 +76,8 @@ void CudaModelPrimitives::multiply(const Matrix& matrix, const Operand& x, Tenso
 
 void CudaModelPrimitives::add_bias(Tensor<float, 2> x, Tensor<float, 1> bias) {
   device_->use();
-  cuda_check(
-      kernels::add_bias({.x = x.data(), .bias = bias.data(), .n = x.shape[0], .width = x.shape[1]},
-                        device_->stream()));
+  cuda_check(kernels::add_bias({.x = x.data(), .bias = bias.data(), .n = x.shape[0], .width = x.shape[1]},
+                               device_->stream()));
 }
 
 void CudaModelPrimitives::split_heads(Tensor<float, 2> rows, const HeadsOf& heads,

@@ -38,7 +38,8 @@ void* SentArrays::send(Staging& staging, const void* values, int64_t bytes) {
   Sent& sent = sent_[next_];
   next_ = (next_ + 1) % sent_.size();
   sent.values.assign(first, first + bytes);
-  if (!sent.memory || sent.memory->bytes() < bytes) sent.memory = std::make_unique<DeviceMemory>(device_, bytes);
+  if (!sent.memory || sent.memory->bytes() < bytes)
+    sent.memory = std::make_unique<DeviceMemory>(device_, bytes);
   staging.upload(sent.memory->data(), values, bytes);
   return sent.memory->data();
 }
