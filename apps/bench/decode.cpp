@@ -8,7 +8,7 @@
 // Every step is another position, its arguments sent anew. Memory: what each part says that it holds, and
 // what the device says is in use.
 //
-// bench_decode [--json FILE] [--layers N] [--steps N] [--only B:CONTEXT]
+// bench_decode [--json FILE] [--layers N] [--steps N] [--only B:CONTEXT] [--method NAME]
 
 #include <fmt/format.h>
 
@@ -33,7 +33,7 @@ constexpr int64_t page_size = 16, budget = 2048, chunk = 8192;
 constexpr int warm_ups = 12;  // more than the widest window: its steps are full
 
 struct Options {
-  std::string json;
+  std::string json, method;
   int64_t layers = 32, steps = 40;
   std::optional<std::pair<int64_t, int64_t>> only;
 };
@@ -178,6 +178,8 @@ Options options_of(int argc, char** argv) {
     const std::string value = argv[i + 1];
     if (name == "--json")
       options.json = value;
+    else if (name == "--method")
+      options.method = value;
     else if (name == "--layers")
       options.layers = std::stoll(value);
     else if (name == "--steps")
@@ -186,7 +188,9 @@ Options options_of(int argc, char** argv) {
       options.only = {std::stoll(value), std::stoll(value.substr(value.find(':') + 1))};
     else
       throw std::invalid_argument(
-          name + " " + value + ": --json FILE, --layers N, --steps N or --only BATCH:CONTEXT would be right");
+          name + " " + value +
+          ": --json FILE, --layers N, --steps N, --only BATCH:CONTEXT or --method NAME "
+          "would be right");
   }
   return options;
 }
@@ -232,6 +236,7 @@ void run(const Options& options) {
     }
     double quest_ms = 0;
     for (const Method& method : methods()) {
+      if (!options.method.empty() && options.method != method.name) continue;
       const Measured m = bench.measure(method.method, batch, context);
       if (method.name == "quest") quest_ms = m.median_ms;
       const double mib = 1.0 / (1 << 20);

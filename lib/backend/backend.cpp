@@ -12,6 +12,15 @@ Block Backend::make_block(std::vector<BlockStep> steps) {
   return block;
 }
 
+void Backend::replace_steps(Block& block, std::vector<BlockStep> steps) {
+  const auto bytes = static_cast<int64_t>(steps.size() * sizeof(BlockStep));
+  if (bytes > block.on_backend.storage->bytes())
+    throw std::invalid_argument("a block has no room for so many steps");
+  block.steps = std::move(steps);
+  block.on_backend.shape = {block.size()};
+  upload(block.on_backend.data(), block.steps.data(), bytes);
+}
+
 Tensor<int32_t, 1> Backend::make_numbers(std::span<const int32_t> values) {
   const auto tensor = make_tensor<int32_t, 1>({static_cast<int64_t>(values.size())});
   upload(tensor.data(), values.data(), static_cast<int64_t>(values.size_bytes()));

@@ -184,6 +184,10 @@ class Recording {
   virtual ~Recording() = default;
   /// Runs the set-up and the work, waits, and returns the microseconds that the work took.
   virtual double replay_us() = 0;
+  /// Runs set-up and work with what the host says now: both functions are called as when they were recorded,
+  /// do what they do on the host, and hand small arrays over; nothing that they enqueue is. What a primitive
+  /// planned from sizes when it was recorded stays. Does not wait.
+  virtual void rerun(const std::function<void()>& set_up, const std::function<void()>& work) = 0;
 };
 
 /// Times of the pieces of a timed sequence of primitives.
@@ -216,8 +220,9 @@ class Backend {
                         int64_t bytes) = 0;                                ///< waits for all work before it
   virtual void copy(void* target, const void* source, int64_t bytes) = 0;  ///< within the backend
   virtual std::unique_ptr<Stopwatch> make_stopwatch() = 0;
-  /// Records what the two functions enqueue (a CUDA graph). Both are called twice, must ask for the same
-  /// primitives each time, and read nothing back. Null where a backend has nothing to gain.
+  /// Records what the two functions enqueue (a CUDA graph). Both are called twice, and the first time what
+  /// they enqueue runs; they must ask for the same primitives each time, with tensors that stay, and read
+  /// nothing back. Null, with nothing called, where a backend has nothing to gain.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& /*set_up*/,
                                             const std::function<void()>& /*work*/) {
     return nullptr;
@@ -260,6 +265,8 @@ class Backend {
   }
   Block make_block(std::vector<BlockStep> steps);
   Tensor<int32_t, 1> make_numbers(std::span<const int32_t> values);
+  /// Other steps, no more of them than the block was made with: at the same place on the backend.
+  void replace_steps(Block& block, std::vector<BlockStep> steps);
 
   // --- residency
   /// One LayerTensors per sequence of the batch; all of the same layer, heads, head_dim, scale and dtype.

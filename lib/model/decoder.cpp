@@ -1,6 +1,7 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 
 #include "methods/catalog.h"
@@ -23,6 +24,8 @@ Decoder::Decoder(const Model& model, Backend& backend, const DecodingMethod& met
       first_sparse_(first_sparse_layer_of(model.config(), method)),
       window_(static_cast<int64_t>(capacities.size()),
               first_sparse_ < model.config().n_layers ? retro_options(method.parameters).window : 1),
+      windows_(backend, static_cast<int64_t>(capacities.size()), window_.window()),
+      newest_(backend, static_cast<int64_t>(capacities.size()), 1),
       n_tokens_(capacities.size(), 0) {
   const ModelConfig& config = model.config();
   const auto batch = static_cast<int64_t>(capacities.size());
@@ -33,12 +36,14 @@ Decoder::Decoder(const Model& model, Backend& backend, const DecodingMethod& met
   projected_ = {backend.make_tensor<float, 3>({rows, config.n_q_heads, d}),
                 backend.make_tensor<float, 3>({rows, config.n_kv_heads, d}),
                 backend.make_tensor<float, 3>({rows, config.n_kv_heads, d})};
+  tokens_ = backend.make_tensor<int32_t, 1>({batch});
   logits_ = backend.make_tensor<float, 2>({batch, config.vocabulary});
   for (int64_t layer = 0; layer < config.n_layers; ++layer) {
     const LayerShape shape = model.layer_shape(layer);
     layers_.push_back(layer < first_sparse_
                           ? make_dense_attention(backend, shape, capacities)
                           : make_sparse_attention(backend, shape, method, capacities, window_.total_rows()));
+    can_be_recorded_ = can_be_recorded_ && layers_.back()->can_be_recorded();
   }
 }
 
@@ -78,28 +83,50 @@ Tensor<float, 2> Decoder::step_on_backend(std::span<const NextToken> tokens) {
   std::vector<RowMove> moved;
   for (const NextToken& next : tokens)
     spans.push_back(window_.push(next.sequence, n_tokens_.at(static_cast<size_t>(next.sequence))++, moved));
-  const LayerRows windows(backend_, std::move(spans));
-  const LayerRows newest = newest_of(backend_, windows);
+  windows_.set(backend_, std::move(spans));
+  newest_.set(backend_, windows_.newest_spans());
+  backend_.upload(tokens_.data(), ids.data(), static_cast<int64_t>(ids.size() * sizeof(int32_t)));
   if (!moved.empty()) {
     const KeptRowMoves moves(backend_, moved);
     moves.apply(backend_, entry_);
     for (const auto& layer : layers_) layer->move_rows(moves);
   }
+  run_step();
+  return backend_.rows_of(logits_, 0, newest_.size());
+}
 
-  const int64_t n = newest.size(), n_layers = model_.config().n_layers;
+void Decoder::run_step() {
+  const auto work = [&] { run_layers(); };
+  int64_t longest = 0;
+  for (const WindowSpan& span : windows_.spans) longest = std::max(longest, span.position);
+  // Where the longest sequence has doubled, dense attention would be cut in other pieces.
+  const StepShape shape{newest_.size(), windows_.size(), windows_.window(),
+                        static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(longest)))};
+  const bool is_seen = std::exchange(last_shape_, shape) == shape;
+  // Another step may have made larger what primitives keep for their queries.
+  if (!is_seen) recording_.reset();
+  if (observer_ || !can_be_recorded_ || !is_seen) return work();
+  if (recording_) return recording_->rerun([] {}, work);
+  recording_ = backend_.record([] {}, work);
+  recorded_memory_ = model_.compute().workspace();
+  if (recording_) return;  // which ran it
+  can_be_recorded_ = false;
+  work();
+}
+
+void Decoder::run_layers() {
+  const int64_t n = newest_.size(), n_layers = model_.config().n_layers;
   Tensor<float, 2> x = backend_.rows_of(newest_x_, 0, n);
-  model_.compute().embed(backend_.make_numbers(ids), x);
-  for (int64_t layer = 0; layer < first_sparse_; ++layer) x = run_layer(layer, newest, newest, x);
+  model_.compute().embed(backend_.rows_of(tokens_, 0, n), x);
+  for (int64_t layer = 0; layer < first_sparse_; ++layer) x = run_layer(layer, newest_, newest_, x);
   if (first_sparse_ < n_layers) {
-    backend_.copy_rows(x, {}, entry_, newest.kept, n);
-    x = backend_.rows_of(x_, 0, windows.size());
-    backend_.copy_rows(entry_, windows.kept, x, {}, windows.size());
+    backend_.copy_rows(x, {}, entry_, newest_.kept, n);
+    x = backend_.rows_of(x_, 0, windows_.size());
+    backend_.copy_rows(entry_, windows_.kept, x, {}, windows_.size());
     for (int64_t layer = first_sparse_; layer < n_layers; ++layer)
-      x = run_layer(layer, windows, layer + 1 == n_layers ? newest : windows, x);
+      x = run_layer(layer, windows_, layer + 1 == n_layers ? newest_ : windows_, x);
   }
-  const Tensor<float, 2> logits = backend_.rows_of(logits_, 0, n);
-  model_.compute().logits(x, logits);
-  return logits;
+  model_.compute().logits(x, backend_.rows_of(logits_, 0, n));
 }
 
 Tensor<float, 2> Decoder::run_layer(int64_t layer, const LayerRows& rows, const LayerRows& wanted,

@@ -1,6 +1,7 @@
 #pragma once
 // A model that decodes a batch of sequences with one method, a token of each at a time.
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <span>
@@ -57,6 +58,14 @@ class Decoder {
   Memory memory() const;
 
  private:
+  /// What the primitives of a step depend on beside small arrays: sequences, rows, most rows of one, binary
+  /// digits of the longest one's length.
+  using StepShape = std::array<int64_t, 4>;
+
+  /// The layers of a step, as a recording (a CUDA graph) once its shape has come twice. Outside of it stay
+  /// what is sent to the backend before, and the moves of kept rows every w + 1 steps.
+  void run_step();
+  void run_layers();
   /// Rows x through a layer: [rows.size(), hidden] on the way in, [wanted.size(), hidden] out.
   Tensor<float, 2> run_layer(int64_t layer, const LayerRows& rows, const LayerRows& wanted,
                              const Tensor<float, 2>& x);
@@ -66,7 +75,9 @@ class Decoder {
   Backend& backend_;
   int64_t first_sparse_;
   WindowRows window_;
-  Tensor<float, 2> entry_;  ///< [kept rows, hidden]: what enters the first sparse layer
+  Tensor<float, 2> entry_;      ///< [kept rows, hidden]: what enters the first sparse layer
+  LayerRows windows_, newest_;  ///< of the step: all rows, and the newest of each sequence
+  Tensor<int32_t, 1> tokens_;
   // Of as many rows as a step may have; steps use the first of them.
   Tensor<float, 2> newest_x_, x_;  ///< [batch, hidden], [batch * w, hidden]
   ProjectedRows projected_;
@@ -74,6 +85,10 @@ class Decoder {
   std::vector<std::unique_ptr<LayerAttention>> layers_;
   std::vector<int64_t> n_tokens_;  ///< of each sequence
   HiddenObserver observer_;
+  bool can_be_recorded_ = true;
+  StepShape last_shape_{};
+  std::vector<std::shared_ptr<Storage>> recorded_memory_;  ///< of the model, which may take other by and by
+  std::unique_ptr<Recording> recording_;                   ///< of steps of the last shape
 };
 
 }  // namespace hindsight

@@ -99,10 +99,16 @@ int64_t DeviceModel::weight_bytes() const {
   return total;
 }
 
+std::vector<std::shared_ptr<Storage>> DeviceModel::workspace() const {
+  std::vector<std::shared_ptr<Storage>> all;
+  for (const Rows* kept : {&normed_, &attended_, &gated_, &qkv_, &gate_up_})
+    if (kept->memory) all.push_back(kept->memory);
+  return all;
+}
+
 int64_t DeviceModel::workspace_bytes() const {
   int64_t total = math_.workspace_bytes();
-  for (const Rows* kept : {&normed_, &attended_, &gated_, &qkv_, &gate_up_})
-    if (kept->memory) total += kept->memory->bytes();
+  for (const auto& memory : workspace()) total += memory->bytes();
   return total;
 }
 

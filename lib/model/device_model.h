@@ -23,6 +23,7 @@ class DeviceModel final : public ModelCompute {
   DeviceModel(const ModelConfig& config, const WeightSource& source, Backend& backend, Precision precision);
 
   int64_t weight_bytes() const override;
+  std::vector<std::shared_ptr<Storage>> workspace() const override;
   int64_t workspace_bytes() const override;
   DType attention_dtype() const override { return attention_dtype_; }
   void embed(Tensor<int32_t, 1> tokens, Tensor<float, 2> x) const override;

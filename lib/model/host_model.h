@@ -18,7 +18,9 @@ class HostModel final : public ModelCompute {
   HostModel(const ModelConfig& config, const WeightSource& source);
 
   int64_t weight_bytes() const override;
-  int64_t workspace_bytes() const override { return 0; }  // rows on their way are the callers' own
+  // Rows on their way are each call's own.
+  std::vector<std::shared_ptr<Storage>> workspace() const override { return {}; }
+  int64_t workspace_bytes() const override { return 0; }
   DType attention_dtype() const override { return DType::float32; }
   void embed(Tensor<int32_t, 1> tokens, Tensor<float, 2> x) const override;
   void project(int64_t layer, Tensor<float, 2> x, Tensor<int32_t, 1> positions,

@@ -39,6 +39,9 @@ class LayerAttention {
   /// of no use but for their keys and values.
   virtual ChosenRows attend(const LayerRows& rows, const LayerRows& wanted,
                             const ProjectedRows& projected) = 0;
+  /// Whether attend() asks for the same primitives at every step, on tensors that stay, and reads nothing
+  /// back (Backend::record).
+  virtual bool can_be_recorded() const = 0;
   virtual AttentionBytes bytes() const = 0;
 };
 

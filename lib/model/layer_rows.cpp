@@ -4,23 +4,35 @@
 
 namespace hindsight {
 
-LayerRows::LayerRows(Backend& backend, std::vector<WindowSpan> of) : spans(std::move(of)) {
-  std::vector<int32_t> at, kept_rows, newest_rows;
+LayerRows::LayerRows(Backend& backend, int64_t sequences, int64_t window)
+    : block(backend.make_block(std::vector<BlockStep>(static_cast<size_t>(sequences)))),
+      numbers_(backend.make_tensor<int32_t, 1>({2 * sequences * window + 2 * sequences})) {}
+
+void LayerRows::set(Backend& backend, std::vector<WindowSpan> of) {
+  spans = std::move(of);
+  ranges.clear();
+  std::vector<int32_t> numbers, kept_rows, newest_rows, newest_kept_rows;
   std::vector<BlockStep> steps;
   for (const WindowSpan& span : spans) {
-    ranges.push_back({span.sequence, span.first_position(), span.rows, static_cast<int64_t>(at.size())});
+    ranges.push_back({span.sequence, span.first_position(), span.rows, static_cast<int64_t>(numbers.size())});
     for (int64_t i = 0; i < span.rows; ++i) {
-      at.push_back(static_cast<int32_t>(span.first_position() + i));
+      numbers.push_back(static_cast<int32_t>(span.first_position() + i));
       kept_rows.push_back(static_cast<int32_t>(span.first_kept_row() + i));
     }
-    newest_rows.push_back(static_cast<int32_t>(at.size()) - 1);
+    newest_rows.push_back(static_cast<int32_t>(numbers.size()) - 1);
+    newest_kept_rows.push_back(static_cast<int32_t>(span.kept_row));
     steps.push_back({static_cast<int32_t>(span.sequence), static_cast<int32_t>(span.position),
                      static_cast<int32_t>(span.kept_row), static_cast<int32_t>(span.rows)});
   }
-  positions = backend.make_numbers(at);
-  kept = backend.make_numbers(kept_rows);
-  newest = backend.make_numbers(newest_rows);
-  block = backend.make_block(std::move(steps));
+  const auto rows = static_cast<int64_t>(numbers.size()), n = static_cast<int64_t>(spans.size());
+  for (const auto* more : {&kept_rows, &newest_rows, &newest_kept_rows})
+    numbers.insert(numbers.end(), more->begin(), more->end());
+  backend.upload(numbers_.data(), numbers.data(), static_cast<int64_t>(numbers.size() * sizeof(int32_t)));
+  positions = backend.rows_of(numbers_, 0, rows);
+  kept = backend.rows_of(numbers_, rows, rows);
+  newest = backend.rows_of(numbers_, 2 * rows, n);
+  newest_kept = backend.rows_of(numbers_, 2 * rows + n, n);
+  backend.replace_steps(block, std::move(steps));
 }
 
 int64_t LayerRows::window() const {
@@ -29,10 +41,10 @@ int64_t LayerRows::window() const {
   return most;
 }
 
-LayerRows newest_of(Backend& backend, const LayerRows& rows) {
-  std::vector<WindowSpan> newest = rows.spans;
-  for (WindowSpan& span : newest) span.rows = 1;
-  return LayerRows(backend, std::move(newest));
+std::vector<WindowSpan> LayerRows::newest_spans() const {
+  std::vector<WindowSpan> newest_only = spans;
+  for (WindowSpan& span : newest_only) span.rows = 1;
+  return newest_only;
 }
 
 KeptRowMoves::KeptRowMoves(Backend& backend, std::span<const RowMove> all) : moves(all.begin(), all.end()) {

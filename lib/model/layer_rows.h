@@ -9,24 +9,31 @@
 
 namespace hindsight {
 
-/// On host and backend; made once a step and used by every layer.
-struct LayerRows {
-  LayerRows(Backend& backend, std::vector<WindowSpan> of);
+/// On host and backend; set once a step and used by every layer. What is on the backend stays where it is.
+class LayerRows {
+ public:
+  /// Room for spans of up to `sequences` sequences and `window` rows each.
+  LayerRows(Backend& backend, int64_t sequences, int64_t window);
+  /// Not empty.
+  void set(Backend& backend, std::vector<WindowSpan> of);
 
   int64_t size() const { return positions.size(); }
   /// Most rows of a span.
   int64_t window() const;
+  /// The newest position of each span alone.
+  std::vector<WindowSpan> newest_spans() const;
 
   std::vector<WindowSpan> spans;
-  std::vector<RowRange> ranges;  ///< of each span, in rows of this step
-  Tensor<int32_t, 1> positions;  ///< [rows]
-  Tensor<int32_t, 1> kept;       ///< [rows] where each is kept
-  Tensor<int32_t, 1> newest;     ///< [spans] row of the newest position of each span
-  Block block;                   ///< [spans] the newest positions with their windows; rows are kept rows
-};
+  std::vector<RowRange> ranges;    ///< of each span, in rows of this step
+  Tensor<int32_t, 1> positions;    ///< [rows]
+  Tensor<int32_t, 1> kept;         ///< [rows] where each is kept
+  Tensor<int32_t, 1> newest;       ///< [spans] row of the newest position of each span
+  Tensor<int32_t, 1> newest_kept;  ///< [spans] where that is kept
+  Block block;                     ///< [spans] the newest positions with their windows; rows are kept rows
 
-/// The newest position of each span alone.
-LayerRows newest_of(Backend& backend, const LayerRows& rows);
+ private:
+  Tensor<int32_t, 1> numbers_;  ///< the four arrays, one after another
+};
 
 /// The rows of moves that are made together, on the backend.
 struct KeptRowMoves {

@@ -3,6 +3,8 @@
 // Letters as in backend.h; n rows. Rows are float tensors of the backend that the model is used with.
 
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "backend/model_primitives.h"
 #include "model/model_config.h"
@@ -17,8 +19,10 @@ struct ProjectedRows {
 class ModelCompute {
  public:
   virtual ~ModelCompute() = default;
-  /// Of the weights, and of what it keeps for rows on their way.
   virtual int64_t weight_bytes() const = 0;
+  /// What is kept for rows on their way, at present: whoever recorded what was done with it holds it.
+  virtual std::vector<std::shared_ptr<Storage>> workspace() const = 0;
+  /// Bytes of that and of what the backend keeps for products.
   virtual int64_t workspace_bytes() const = 0;
   /// What attention is to keep queries, keys and values in.
   virtual DType attention_dtype() const = 0;

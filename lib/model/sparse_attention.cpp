@@ -66,6 +66,7 @@ class SparseAttention final : public LayerAttention {
     return {flat_rows(outputs_.out), wanted.kept};
   }
 
+  bool can_be_recorded() const override { return selector_->bounds() && !retro_.attend_again; }
   AttentionBytes bytes() const override {
     AttentionBytes bytes{grown_.cache().bytes() + grown_.layer().bytes(), 0, 0};
     const auto add = [](int64_t& sum, const auto&... tensors) {
@@ -90,9 +91,7 @@ class SparseAttention final : public LayerAttention {
   void set_queries(const LayerRows& rows, const Tensor<float, 3>& q) {
     if (!retro_.original_query) return grown_.set_queries(rows, q);
     // Of the newest positions only: the others keep what they had.
-    std::vector<int32_t> kept;
-    for (const WindowSpan& span : rows.spans) kept.push_back(static_cast<int32_t>(span.kept_row));
-    backend_.copy_rows(flat_rows(q), rows.newest, flat_rows(kept_queries_), backend_.make_numbers(kept),
+    backend_.copy_rows(flat_rows(q), rows.newest, flat_rows(kept_queries_), rows.newest_kept,
                        rows.newest.size());
     grown_.set_kept_queries(rows, kept_queries_);
   }

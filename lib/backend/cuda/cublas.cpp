@@ -91,7 +91,7 @@ void Cublas::check(int status, const char* what) const {
 
 void Cublas::multiply(DType type, const void* weights, int64_t outputs, int64_t inputs, const void* x,
                       int64_t rows, float* y, bool add) {
-  if (rows == 0) return;
+  if (rows == 0 || !device_->enqueues()) return;
   device_->use();
   const float one = 1, beta = add ? 1.0f : 0.0f;
   const auto m = static_cast<int>(outputs), n = static_cast<int>(rows), k = static_cast<int>(inputs);

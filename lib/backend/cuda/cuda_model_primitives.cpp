@@ -24,43 +24,48 @@ CudaModelPrimitives::CudaModelPrimitives(std::shared_ptr<Device> device)
 
 void CudaModelPrimitives::embed(const Matrix& embedding, Tensor<int32_t, 1> tokens, Tensor<float, 2> x) {
   device_->use();
-  cuda_check(kernels::embed({.type = element_type(embedding.dtype),
-                             .embedding = embedding.storage->data(),
-                             .tokens = tokens.data(),
-                             .x = x.data(),
-                             .n = tokens.size(),
-                             .width = embedding.inputs},
-                            device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::embed({.type = element_type(embedding.dtype),
+                               .embedding = embedding.storage->data(),
+                               .tokens = tokens.data(),
+                               .x = x.data(),
+                               .n = tokens.size(),
+                               .width = embedding.inputs},
+                              device_->stream()));
 }
 
 void CudaModelPrimitives::rms_norm(Tensor<float, 2> x, Tensor<float, 1> weight, double epsilon,
                                    const Operand& to) {
   device_->use();
-  cuda_check(kernels::norm_rows({.x = x.data(),
-                                 .weight = weight.data(),
-                                 .epsilon = static_cast<float>(epsilon),
-                                 .to = on_device(to, x.shape[0], x.shape[1]),
-                                 .n = x.shape[0],
-                                 .width = x.shape[1]},
-                                device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::norm_rows({.x = x.data(),
+                                   .weight = weight.data(),
+                                   .epsilon = static_cast<float>(epsilon),
+                                   .to = on_device(to, x.shape[0], x.shape[1]),
+                                   .n = x.shape[0],
+                                   .width = x.shape[1]},
+                                  device_->stream()));
 }
 
 void CudaModelPrimitives::to_operand(const ChosenRows& rows, const Operand& to) {
   const int64_t width = rows.values.shape[1];
   device_->use();
-  cuda_check(kernels::round_rows({.x = rows.values.data(),
-                                  .rows = rows.index.data(),
-                                  .to = on_device(to, rows.size(), width),
-                                  .n = rows.size(),
-                                  .width = width},
-                                 device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::round_rows({.x = rows.values.data(),
+                                    .rows = rows.index.data(),
+                                    .to = on_device(to, rows.size(), width),
+                                    .n = rows.size(),
+                                    .width = width},
+                                   device_->stream()));
 }
 
 void CudaModelPrimitives::gate(Tensor<float, 2> gate_up, const Operand& to) {
   const int64_t n = gate_up.shape[0], width = gate_up.shape[1] / 2;
   device_->use();
-  cuda_check(kernels::gate_rows(
-      {.gate_up = gate_up.data(), .to = on_device(to, n, width), .n = n, .width = width}, device_->stream()));
+  if (device_->enqueues())
+    cuda_check(
+        kernels::gate_rows({.gate_up = gate_up.data(), .to = on_device(to, n, width), .n = n, .width = width},
+                           device_->stream()));
 }
 
 void CudaModelPrimitives::multiply(const Matrix& matrix, const Operand& x, Tensor<float, 2> y, bool add) {
@@ -76,29 +81,31 @@ void CudaModelPrimitives::multiply(const Matrix& matrix, const Operand& x, Tenso
 
 void CudaModelPrimitives::add_bias(Tensor<float, 2> x, Tensor<float, 1> bias) {
   device_->use();
-  cuda_check(kernels::add_bias({.x = x.data(), .bias = bias.data(), .n = x.shape[0], .width = x.shape[1]},
-                               device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::add_bias({.x = x.data(), .bias = bias.data(), .n = x.shape[0], .width = x.shape[1]},
+                                 device_->stream()));
 }
 
 void CudaModelPrimitives::split_heads(Tensor<float, 2> rows, const HeadsOf& heads,
                                       Tensor<int32_t, 1> positions, Tensor<float, 3> q, Tensor<float, 3> k,
                                       Tensor<float, 3> v) {
   device_->use();
-  cuda_check(kernels::split_heads({.rows = rows.data(),
-                                   .bias = heads.bias.data(),
-                                   .q_norm = heads.q_norm.data(),
-                                   .k_norm = heads.k_norm.data(),
-                                   .epsilon = static_cast<float>(heads.epsilon),
-                                   .frequencies = heads.frequencies.data(),
-                                   .positions = positions.data(),
-                                   .q = q.data(),
-                                   .k = k.data(),
-                                   .v = v.data(),
-                                   .n = rows.shape[0],
-                                   .n_q_heads = static_cast<int32_t>(q.shape[1]),
-                                   .n_kv_heads = static_cast<int32_t>(k.shape[1]),
-                                   .head_dim = static_cast<int32_t>(q.shape[2])},
-                                  device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::split_heads({.rows = rows.data(),
+                                     .bias = heads.bias.data(),
+                                     .q_norm = heads.q_norm.data(),
+                                     .k_norm = heads.k_norm.data(),
+                                     .epsilon = static_cast<float>(heads.epsilon),
+                                     .frequencies = heads.frequencies.data(),
+                                     .positions = positions.data(),
+                                     .q = q.data(),
+                                     .k = k.data(),
+                                     .v = v.data(),
+                                     .n = rows.shape[0],
+                                     .n_q_heads = static_cast<int32_t>(q.shape[1]),
+                                     .n_kv_heads = static_cast<int32_t>(k.shape[1]),
+                                     .head_dim = static_cast<int32_t>(q.shape[2])},
+                                    device_->stream()));
 }
 
 }  // namespace hindsight::cuda
