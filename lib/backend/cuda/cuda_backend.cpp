@@ -186,10 +186,11 @@ void CudaBackend::set_queries(Layer& layer, std::span<const RowRange> ranges, Te
   }
   device_->use();
   void* const queries = target.queries_for(device_, q.shape[0]);
+  const kernels::RowRange* const on_device = ranges_on_device(on_host);
   if (device_->enqueues())
     cuda_check(kernels::set_queries({.heads = target.heads(),
                                      .q = q.data(),
-                                     .ranges = ranges_on_device(on_host),
+                                     .ranges = on_device,
                                      .n_ranges = int32(static_cast<int64_t>(ranges.size())),
                                      .longest = longest,
                                      .queries = queries,
@@ -214,12 +215,13 @@ void CudaBackend::write(KvCache& cache, const Layer& layer, std::span<const RowR
     longest = std::max(longest, range.n);
   }
   device_->use();
+  const kernels::RowRange* const on_device = ranges_on_device(on_host);
   if (device_->enqueues())
     cuda_check(kernels::write_rows({.heads = dynamic_cast<const CudaLayer&>(layer).heads(),
                                     .kv = target.pages(),
                                     .k = k.data(),
                                     .v = v.data(),
-                                    .ranges = ranges_on_device(on_host),
+                                    .ranges = on_device,
                                     .n_ranges = int32(static_cast<int64_t>(ranges.size())),
                                     .longest = longest,
                                     .widen = summaries == Summaries::widen},
