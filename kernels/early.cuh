@@ -1,0 +1,42 @@
+#pragma once
+// Kernels that are short beside the time between two launches: one may be set up, and on compute capability
+// 9.0 its blocks may start, while the kernel ahead of it in the stream ends.
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/cluster.cuh"
+
+namespace hindsight::kernels {
+
+/// The first thing that a kernel launched by launch_early() does.
+__device__ inline void wait_after_early_launch() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  let_next_grid_start();
+  wait_for_previous_grid();
+#endif
+}
+
+/// Whether the current device lets kernels start early.
+inline bool starts_early() {
+  int device = 0, major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         major >= 9;
+}
+
+template <class Params>
+cudaError_t launch_early(void (*kernel)(Params), dim3 grid, dim3 block, const Params& params,
+                         cudaStream_t stream) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = starts_early() ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, params);
+}
+
+}  // namespace hindsight::kernels
