@@ -355,6 +355,20 @@ struct DecodeStepParams {
 int32_t plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device);
 cudaError_t decode_step(const DecodeStepParams& params, cudaStream_t stream);
 
+/// y [n, outputs] = x [n, inputs] W^T, or += it, of up to 16 rows: x and W have a 16-bit type, sums are
+/// float.
+struct FewRowsProductParams {
+  ElementType type;
+  const void* weights;  ///< [outputs, inputs]
+  const void* x;
+  float* y;
+  int64_t n, outputs, inputs;
+  bool add;
+};
+/// Whether the shape and the device are such that few_rows_product() can.
+bool takes_few_rows_product(const FewRowsProductParams& params, const DeviceLimits& device);
+cudaError_t few_rows_product(const FewRowsProductParams& params, cudaStream_t stream);
+
 /// Dense attention of each row over tokens 0..position.
 struct DenseParams {
   Heads heads;

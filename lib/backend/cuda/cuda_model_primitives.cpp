@@ -73,10 +73,24 @@ void CudaModelPrimitives::multiply(const Matrix& matrix, const Operand& x, Tenso
       y.shape[0] > x.rows)
     throw std::invalid_argument("a product's operands do not fit each other");
   const int64_t part_bytes = x.rows * x.width * size_of(x.dtype);
-  for (int64_t part = 0; part < x.parts; ++part)
-    cublas_.multiply(matrix.dtype, matrix.storage->data(), matrix.outputs, matrix.inputs,
-                     static_cast<const std::byte*>(x.storage->data()) + part * part_bytes, y.shape[0],
-                     y.data(), add || part > 0);
+  for (int64_t part = 0; part < x.parts; ++part) {
+    const kernels::FewRowsProductParams params{
+        .type = element_type(matrix.dtype),
+        .weights = matrix.storage->data(),
+        .x = static_cast<const std::byte*>(x.storage->data()) + part * part_bytes,
+        .y = y.data(),
+        .n = y.shape[0],
+        .outputs = matrix.outputs,
+        .inputs = matrix.inputs,
+        .add = add || part > 0};
+    if (!kernels::takes_few_rows_product(params, device_->limits())) {
+      cublas_.multiply(matrix.dtype, params.weights, params.outputs, params.inputs, params.x, params.n,
+                       params.y, params.add);
+      continue;
+    }
+    device_->use();
+    if (device_->enqueues()) cuda_check(kernels::few_rows_product(params, device_->stream()));
+  }
 }
 
 void CudaModelPrimitives::add_bias(Tensor<float, 2> x, Tensor<float, 1> bias) {

@@ -1,6 +1,6 @@
 #pragma once
-// A transformer's layers on CUDA: products by cuBLAS, the rest by kernels/transformer.cu, on the backend's
-// stream.
+// A transformer's layers on CUDA: products of few rows by a kernel that reads weights at the speed of memory,
+// others by cuBLAS, the rest by kernels/transformer.cu; all on the backend's stream.
 
 #include "backend/cuda/cublas.h"
 #include "backend/model_primitives.h"
