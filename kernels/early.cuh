@@ -26,13 +26,14 @@ inline bool starts_early() {
 
 template <class Params>
 cudaError_t launch_early(void (*kernel)(Params), dim3 grid, dim3 block, const Params& params,
-                         cudaStream_t stream) {
+                         cudaStream_t stream, int shared_bytes = 0) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = starts_early() ? 1 : 0;
