@@ -90,7 +90,7 @@ __device__ void prefetch_inputs(const AttendParams& params) {
   const Step step = params.steps[blockIdx.x];
   const int64_t list = static_cast<int64_t>(blockIdx.x) * units + unit;
   constexpr int row_lines = ceil_div(D * static_cast<int>(sizeof(T)), line);
-  if (x < params.window * heads * row_lines) {
+  if (params.q.rows_are_old && x < params.window * heads * row_lines) {
     const int row = x / row_lines, slot = row / heads;
     if (slot < step.window_rows)
       prefetch(

@@ -1,6 +1,6 @@
 #pragma once
 // Clusters of blocks, and dependent launches: compute capability 9.0 and later. A function for each
-// instruction; those of dependent launches do nothing below 9.0, where launches do not overlap (launch.cuh).
+// instruction; those of dependent launches do nothing below 9.0, where launches do not overlap (early.cuh).
 
 #include <cstdint>
 

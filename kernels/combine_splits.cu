@@ -10,8 +10,7 @@ namespace {
 constexpr int kThreads = 128;
 
 __global__ __launch_bounds__(kThreads) void combine_splits_kernel(CombineParams params) {
-  let_next_grid_start();
-  wait_for_previous_grid();
+  wait_after_early_launch();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (item < params.items) combine_item(params, item);
 }
@@ -19,8 +18,8 @@ __global__ __launch_bounds__(kThreads) void combine_splits_kernel(CombineParams 
 }  // namespace
 
 cudaError_t combine_splits(const CombineParams& params, cudaStream_t stream) {
-  return launch_dependent(combine_splits_kernel, dim3(ceil_div(params.items, kThreads / 32)), kThreads, 0,
-                          stream, params);
+  return launch_early(combine_splits_kernel, dim3(ceil_div(params.items, kThreads / 32)), dim3(kThreads),
+                      params, stream);
 }
 
 int32_t attention_shared_bytes(int32_t head_dim) {

@@ -97,8 +97,7 @@ class StepBlock {
     candidates_ = newest_is_given_ ? newest_page_ : newest_page_ + 1;
     taken_ = min(max(params.newest == Newest::forced ? k - 1 : k, 0), candidates_);
     table_ = params.kv.table + step_.sequence * params.kv.table_stride;
-    first_query_ = static_cast<const T*>(params.q.data) +
-                   (params.q.first_row[step_.sequence] + step_.position) * params.heads.n_q_heads * D;
+    if (params.q.rows_are_old) find_queries();
     source_row_ = ((params.first_row[step_.sequence] + step_.position) * params.heads.n_kv_heads + head_) * D;
     last_loaded_ = params.last_loaded +
                    (static_cast<int64_t>(step_.sequence) * params.heads.n_kv_heads + head_) * params.n_pages;
@@ -114,6 +113,7 @@ class StepBlock {
     prefetch_inputs();
     prepare_selection(shared_.scores, candidates_, shared_.select);
     wait_for_previous_grid();
+    if (!params_.q.rows_are_old) find_queries();
     QueryPieces queries;
     read_queries(queries);
     if (chooses) begin_scoring(scoring);
@@ -151,6 +151,10 @@ class StepBlock {
   static constexpr int row_vectors = D / kVec<T>;
 
   __device__ int slot_of(int row) const { return layout_.group.divide(row); }
+  __device__ void find_queries() {
+    first_query_ = static_cast<const T*>(params_.q.data) +
+                   (params_.q.first_row[step_.sequence] + step_.position) * params_.heads.n_q_heads * D;
+  }
   /// Of a row of the tile.
   __device__ const T* query_row(int r) const {
     const int slot = slot_of(r);
@@ -163,7 +167,7 @@ class StepBlock {
 
   __device__ void prefetch_inputs() const {
     constexpr int bytes = D * sizeof(T);
-    if (threadIdx.x < rows_) prefetch(query_row(threadIdx.x), bytes);
+    if (params_.q.rows_are_old && threadIdx.x < rows_) prefetch(query_row(threadIdx.x), bytes);
     if (appends() && threadIdx.x % 32 < 2)
       prefetch(static_cast<const T*>(threadIdx.x % 32 == 0 ? params_.appended_k : params_.appended_v) +
                    source_row_,
@@ -190,7 +194,9 @@ class StepBlock {
   }
 
   // --- the step's own token: only the last block reads it, since its page is the last of the list
-  __device__ bool appends() const { return rank_ == cluster_ - 1 && threadIdx.x >= kStepThreads - 32; }
+  __device__ bool appends() const {
+    return params_.appended_k != nullptr && rank_ == cluster_ - 1 && threadIdx.x >= kStepThreads - 32;
+  }
   __device__ int newest_offset() const { return step_.position - newest_page_ * params_.kv.page_size; }
   __device__ void append() const {
     const int64_t to = pool_row(table_[newest_page_], newest_offset());
@@ -558,10 +564,10 @@ class StepBlock {
   Step step_;
   int newest_page_, rows_, candidates_, taken_;
   bool newest_is_given_;
-  const int32_t* table_;  ///< of the sequence
-  const T* first_query_;  ///< of the step, head 0
-  int64_t source_row_;    ///< of the step's own token in packed keys and values (elements)
-  int32_t* last_loaded_;  ///< of the sequence and head
+  const int32_t* table_;    ///< of the sequence
+  const T* first_query_;    ///< of the step, head 0
+  int64_t source_row_ = 0;  ///< of the step's own token in packed keys and values (elements)
+  int32_t* last_loaded_;    ///< of the sequence and head
 };
 
 #endif

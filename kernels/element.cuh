@@ -54,4 +54,21 @@ __device__ inline void load_vec(const T* source, float (&target)[kVec<T>]) {
   for (int c = 0; c < kVec<T>; ++c) target[c] = to_float(raw[c]);
 }
 
+/// Four elements, read and written at once; the address is aligned to all of them.
+template <class T>
+struct alignas(4 * sizeof(T)) Four {
+  T element[4];
+};
+template <class T>
+__device__ inline float4 load_four(const T* source) {
+  const Four<T> raw = *reinterpret_cast<const Four<T>*>(source);
+  return {to_float(raw.element[0]), to_float(raw.element[1]), to_float(raw.element[2]),
+          to_float(raw.element[3])};
+}
+template <class T>
+__device__ inline void store_four(T* target, float4 x) {
+  *reinterpret_cast<Four<T>*>(target) =
+      Four<T>{from_float<T>(x.x), from_float<T>(x.y), from_float<T>(x.z), from_float<T>(x.w)};
+}
+
 }  // namespace hindsight::kernels

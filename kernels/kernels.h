@@ -39,6 +39,7 @@ struct Heads {
 struct Queries {
   const void* data;
   const int64_t* first_row;
+  bool rows_are_old;  ///< first_row had been written by the time the grid before began; see DecodeStepParams
 };
 
 /// Keys and values in pages of one pool: k and v [pool pages, Hkv, p, d]; summaries [pool pages, Hkv, 2, d]
@@ -79,6 +80,125 @@ struct AppendParams {
   int64_t longest;  ///< tokens of the longest range
 };
 cudaError_t append(const AppendParams& params, cudaStream_t stream);
+
+/// Rows [first_row, first_row + n) of arrays that a model computed: positions [first_position, first_position
+/// + n) of a sequence, which had `had` tokens before.
+struct RowRange {
+  int64_t sequence, first_position, n, first_row, had;
+};
+
+/// Rounds rows of k and v [rows, Hkv, d], float, into the pages, after the tokens that a sequence has or over
+/// them, and brings the summaries of touched pages up to date over all tokens that they then hold: recomputed
+/// from the keys; or with `widen`, pages that were there already only take in the written keys.
+struct WriteRowsParams {
+  Heads heads;
+  PagedKv kv;
+  const float* k;
+  const float* v;
+  const RowRange* ranges;  ///< no two of one sequence
+  int32_t n_ranges;
+  int64_t longest;  ///< rows of the longest range
+  bool widen;
+};
+cudaError_t write_rows(const WriteRowsParams& params, cudaStream_t stream);
+
+/// Rounds the ranges' rows of q [rows, Hq, d], float, to the element type, at the same rows of `queries`, and
+/// sets first_row[sequence] to where position 0 would be.
+struct SetQueriesParams {
+  Heads heads;
+  const float* q;
+  const RowRange* ranges;
+  int32_t n_ranges;
+  int64_t longest;  ///< rows of the longest range
+  void* queries;
+  int64_t* first_row;
+};
+cudaError_t set_queries(const SetQueriesParams& params, cudaStream_t stream);
+
+/// to[to_rows[i]] = from[from_rows[i]], i < n, of rows of `width` floats; no `rows`: row i. No row is both
+/// read and written.
+struct CopyRowsParams {
+  const float* from;
+  const int32_t* from_rows;
+  float* to;
+  const int32_t* to_rows;
+  int64_t n, width;
+};
+cudaError_t copy_rows(const CopyRowsParams& params, cudaStream_t stream);
+
+// --- what a transformer's layer does around attention and its products. Activations are float; what a
+// product takes is an operand: rows in the type of its weights, and where rounding to that type loses too
+// much, a second part that holds what the first lost.
+
+struct Operand {
+  ElementType type;
+  int32_t parts;        ///< 1 or 2
+  void* data;           ///< [parts][part_stride]; rows are dense within a part
+  int64_t part_stride;  ///< elements
+};
+
+/// x[i] = embedding[tokens[i]], widened.
+struct EmbedParams {
+  ElementType type;
+  const void* embedding;  ///< [vocabulary, width]
+  const int32_t* tokens;  ///< [n]
+  float* x;               ///< [n, width]
+  int64_t n, width;
+};
+cudaError_t embed(const EmbedParams& params, cudaStream_t stream);
+
+/// RMS norm of rows: x / sqrt(mean(x^2) + epsilon) * weight.
+struct NormRowsParams {
+  const float* x;       ///< [n, width]
+  const float* weight;  ///< [width]
+  float epsilon;
+  Operand to;
+  int64_t n, width;
+};
+cudaError_t norm_rows(const NormRowsParams& params, cudaStream_t stream);
+
+/// Rows of x as an operand: row i is x[rows[i]], or x[i] where there are no `rows`.
+struct RoundRowsParams {
+  const float* x;
+  const int32_t* rows;
+  Operand to;
+  int64_t n, width;
+};
+cudaError_t round_rows(const RoundRowsParams& params, cudaStream_t stream);
+
+/// silu(gate) * up of rows [gate, up] of 2 * width.
+struct GateRowsParams {
+  const float* gate_up;
+  Operand to;
+  int64_t n, width;
+};
+cudaError_t gate_rows(const GateRowsParams& params, cudaStream_t stream);
+
+/// x[i] += bias.
+struct AddBiasParams {
+  float* x;
+  const float* bias;
+  int64_t n, width;
+};
+cudaError_t add_bias(const AddBiasParams& params, cudaStream_t stream);
+
+/// Rows [q, k, v] of a product become queries, keys and values: plus bias, RMS norm of every head's query and
+/// key, rotation of their halves against each other by the angle position * frequency, rounded to float.
+struct SplitHeadsParams {
+  const float* rows;  ///< [n, (Hq + 2 Hkv) d]
+  const float* bias;  ///< [(Hq + 2 Hkv) d]; null: none
+  const float* q_norm;
+  const float* k_norm;  ///< [d] both; null: none
+  float epsilon;
+  const float* frequencies;  ///< [d / 2]
+  const int32_t* positions;  ///< [n]
+  float* q;                  ///< [n, Hq, d]
+  float* k;                  ///< [n, Hkv, d]
+  float* v;
+  int64_t n;
+  int32_t n_q_heads, n_kv_heads, head_dim;
+};
+cudaError_t split_heads(const SplitHeadsParams& params, cudaStream_t stream);
 
 /// How the G scores of a KV head become one.
 enum class Combine : int32_t { max, mean, sum };
@@ -216,13 +336,13 @@ struct DeviceLimits {
 /// differ in those pages.
 ///
 /// It begins before the grid before in the stream has ended, and waits for it; but steps, k, kv.table and
-/// both first_row must have been written earlier: by something that had ended when that grid began.
+/// first_row must have been written earlier: by something that had ended when that grid began.
 struct DecodeStepParams {
   Heads heads;
   float scale;
   PagedKv kv;
   Queries q;
-  const void* appended_k;  ///< packed keys and values as in AppendParams
+  const void* appended_k;  ///< packed keys and values as in AppendParams; null: the token is in the pages
   const void* appended_v;
   const int64_t* first_row;
   const Step* steps;  ///< no two of one sequence
@@ -244,6 +364,20 @@ struct DecodeStepParams {
 /// rows (w*G), or more pages than fit into shared memory.
 int32_t plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device);
 cudaError_t decode_step(const DecodeStepParams& params, cudaStream_t stream);
+
+/// y [n, outputs] = x [n, inputs] W^T, or += it, of up to 16 rows: x and W have a 16-bit type, sums are
+/// float.
+struct FewRowsProductParams {
+  ElementType type;
+  const void* weights;  ///< [outputs, inputs]
+  const void* x;
+  float* y;
+  int64_t n, outputs, inputs;
+  bool add;
+};
+/// Whether the shape and the device are such that few_rows_product() can.
+bool takes_few_rows_product(const FewRowsProductParams& params, const DeviceLimits& device);
+cudaError_t few_rows_product(const FewRowsProductParams& params, cudaStream_t stream);
 
 /// Dense attention of each row over tokens 0..position.
 struct DenseParams {

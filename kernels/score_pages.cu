@@ -15,16 +15,18 @@ template <class T, int D>
 struct Summary {
   float largest[kLaneElements<T, D>], smallest[kLaneElements<T, D>];
 
-  __device__ void load(const ScorePagesParams& params, int sequence, int page, int kv_head, int held) {
+  __device__ void load(const ScorePagesParams& params, int sequence, int page, int kv_head, int held,
+                       bool own) {
     const int64_t pool = pool_page(params.kv, sequence, page);
-    if (held == params.kv.page_size) {
+    if (!own) {
       const T* row = static_cast<const T*>(params.kv.summaries) +
                      summary_row(params.heads.n_kv_heads, pool, kv_head) * 2 * D;
       load_row<T, D>(row, largest);
       load_row<T, D>(row + D, smallest);
       return;
     }
-    // The stored summary may cover tokens after the row's position: a block of steps is appended as a whole.
+    // The stored summary of the row's own page may cover tokens after the row's position (a block of steps is
+    // appended as a whole), or keys that were overwritten since (widened summaries).
     const T* keys = static_cast<const T*>(params.kv.k) +
                     token_row(params.kv, params.heads.n_kv_heads, pool, kv_head, 0) * D;
     load_row<T, D>(keys, largest);
@@ -64,13 +66,16 @@ __global__ __launch_bounds__(kThreads) void score_pages_kernel(ScorePagesParams 
        page += kThreads / kGroupLanes) {
     Summary<T, D> summary;
     int summary_sequence = -1, summary_held = 0;
+    bool summary_own = false;
     for (int i = first; i < last; ++i) {
       const Step step = params.steps[i];
       const int held = min(p, step.position + 1 - page * p);  // tokens of the page that the row may see
-      if (held > 0 && (step.sequence != summary_sequence || held != summary_held)) {
-        summary.load(params, step.sequence, page, kv_head, held);
+      const bool own = page == step.position / p;
+      if (held > 0 && (step.sequence != summary_sequence || held != summary_held || own != summary_own)) {
+        summary.load(params, step.sequence, page, kv_head, held, own);
         summary_sequence = step.sequence;
         summary_held = held;
+        summary_own = own;
       }
       float combined = 0;
       for (int g = 0; g < group; ++g) {

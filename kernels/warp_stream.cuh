@@ -7,7 +7,7 @@
 
 #include "kernels/cluster.cuh"
 #include "kernels/divisor.cuh"
-#include "kernels/launch.cuh"
+#include "kernels/early.cuh"
 #include "kernels/mma_attention.cuh"
 
 namespace hindsight::kernels {
@@ -264,8 +264,8 @@ cudaError_t launch_stream(void (*kernel)(Params, StreamTarget, Divisor), dim3 gr
   const StreamTarget target{params.out,  params.lse,
                             partial_out, partial_out + params.splits * items * head_dim,
                             items,       params.arrived};
-  return launch_dependent(kernel, grid, kStreamThreads, shared_bytes, stream, params, target,
-                          Divisor(params.kv.page_size / kChunk));
+  return launch_early_with(kernel, grid, dim3(kStreamThreads), shared_bytes, stream, params, target,
+                           Divisor(params.kv.page_size / kChunk));
 }
 
 }  // namespace hindsight::kernels

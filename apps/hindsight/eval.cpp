@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "commands.h"
+#include "core/error.h"
 #include "evaluation/evaluation.h"
 #include "methods/catalog.h"
 #include "model/checkpoint.h"
@@ -31,10 +32,22 @@ void print_dry_run(const EvalPlan& plan, const EvalSpec& spec, const Backend& ba
   fmt::print("output  {}\n", plan.output.string());
 }
 
+/// As open_backend. What a model needs beside a driver may be missing: auto goes on without the device then.
+std::unique_ptr<Backend> open_decoding_backend(const std::string& device) {
+  std::unique_ptr<Backend> backend = open_backend(device);
+  try {
+    backend->model_primitives();
+  } catch (const EnvironmentError& error) {
+    if (device != "auto") throw;
+    spdlog::warn("{}; going on with the CPU", error.what());
+    return make_cpu_backend();
+  }
+  return backend;
+}
+
 void evaluate(const SweepOptions& options, const CommandLine& line) {
   const EvalPlan plan = load_eval_plan(options.config, method_catalog(), options.overrides());
-  // Only the CPU backend decodes yet; cuda, asked for by name, says so.
-  const std::unique_ptr<Backend> backend = open_backend(plan.device == "auto" ? "cpu" : plan.device);
+  const std::unique_ptr<Backend> backend = open_decoding_backend(plan.device);
   const Checkpoint checkpoint(plan.model);
   const std::string digest = checkpoint.digest();
   const EvalSpec spec = resolve_evaluation(plan, checkpoint.config(), digest, *backend);
@@ -45,7 +58,7 @@ void evaluate(const SweepOptions& options, const CommandLine& line) {
   const std::optional<Protocol> resume =
       options.resume ? std::optional(protocol_of(plan, *backend)) : std::nullopt;
   ResultWriter writer(plan.output, provenance_of(plan.resolved_yaml, *backend, std::move(digests)), resume);
-  const Model model(checkpoint);
+  const Model model(checkpoint, *backend, precision_of(plan));
   spdlog::info("{} points, {} files, on {}", spec.points.size(), spec.data.size(), backend->device_name());
   {
     TerminalObserver observer(!line.quiet);

@@ -3,32 +3,28 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "core/error.h"
-
 namespace hindsight {
-namespace {
-
-[[noreturn]] void refuse_decoding(const Backend& backend) {
-  throw EnvironmentError(backend.device_name() + ": a model cannot decode here yet; device: cpu can");
-}
-
-}  // namespace
-
-std::unique_ptr<Layer> Backend::make_growing_layer(const LayerShape&, std::span<const int64_t>) {
-  refuse_decoding(*this);
-}
-void Backend::set_queries(Layer&, std::span<const RowRange>, Tensor<float, 3>) { refuse_decoding(*this); }
-void Backend::write(KvCache&, const Layer&, std::span<const RowRange>, Tensor<float, 3>, Tensor<float, 3>,
-                    Summaries) {
-  refuse_decoding(*this);
-}
-
 Block Backend::make_block(std::vector<BlockStep> steps) {
   Block block;
   block.steps = std::move(steps);
   block.on_backend = make_tensor<BlockStep, 1>({block.size()});
   upload(block.on_backend.data(), block.steps.data(), block.size() * static_cast<int64_t>(sizeof(BlockStep)));
   return block;
+}
+
+void Backend::replace_steps(Block& block, std::vector<BlockStep> steps) {
+  const auto bytes = static_cast<int64_t>(steps.size() * sizeof(BlockStep));
+  if (bytes > block.on_backend.storage->bytes())
+    throw std::invalid_argument("a block has no room for so many steps");
+  block.steps = std::move(steps);
+  block.on_backend.shape = {block.size()};
+  upload(block.on_backend.data(), block.steps.data(), bytes);
+}
+
+Tensor<int32_t, 1> Backend::make_numbers(std::span<const int32_t> values) {
+  const auto tensor = make_tensor<int32_t, 1>({static_cast<int64_t>(values.size())});
+  upload(tensor.data(), values.data(), static_cast<int64_t>(values.size_bytes()));
+  return tensor;
 }
 
 void require_selectable(int64_t page_size, const Block& block, const Tensor<float, 3>& scores,

@@ -27,6 +27,7 @@
 namespace hindsight {
 
 class Backend;
+class ModelPrimitives;
 
 /// Memory of a backend, freed with the last owner. Uninitialised unless said otherwise.
 class Storage {
@@ -126,6 +127,9 @@ struct RowRange {
 struct LayerShape {
   int64_t layer = 0, n_q_heads = 0, n_kv_heads = 0, head_dim = 0;
   double scale = 0;
+  /// What a device keeps queries, keys and values in. The CPU keeps what it computes with, whatever is said
+  /// here.
+  DType dtype = DType::float32;
 };
 
 /// How page summaries follow keys that are overwritten: made again from the keys that the page holds, or
@@ -171,6 +175,7 @@ struct BoundStep {
   PageLists lists;
   Tensor<int32_t, 3> last_loaded;  ///< as note_loads; not used where window = 1
   Outputs outputs;
+  bool is_written = false;  ///< the token at each row's position is in the cache (write) and is not appended
 };
 
 /// Primitives that were recorded once, to be run again with no host between them.
@@ -179,6 +184,10 @@ class Recording {
   virtual ~Recording() = default;
   /// Runs the set-up and the work, waits, and returns the microseconds that the work took.
   virtual double replay_us() = 0;
+  /// Runs set-up and work with what the host says now: both functions are called as when they were recorded,
+  /// do what they do on the host, and hand small arrays over; nothing that they enqueue is. What a primitive
+  /// planned from sizes when it was recorded stays. Does not wait.
+  virtual void rerun(const std::function<void()>& set_up, const std::function<void()>& work) = 0;
 };
 
 /// Times of the pieces of a timed sequence of primitives.
@@ -211,8 +220,9 @@ class Backend {
                         int64_t bytes) = 0;                                ///< waits for all work before it
   virtual void copy(void* target, const void* source, int64_t bytes) = 0;  ///< within the backend
   virtual std::unique_ptr<Stopwatch> make_stopwatch() = 0;
-  /// Records what the two functions enqueue (a CUDA graph). Both are called twice, must ask for the same
-  /// primitives each time, and read nothing back. Null where a backend has nothing to gain.
+  /// Records what the two functions enqueue (a CUDA graph). Both are called twice, and the first time what
+  /// they enqueue runs; they must ask for the same primitives each time, with tensors that stay, and read
+  /// nothing back. Null, with nothing called, where a backend has nothing to gain.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& /*set_up*/,
                                             const std::function<void()>& /*work*/) {
     return nullptr;
@@ -254,6 +264,9 @@ class Backend {
     }
   }
   Block make_block(std::vector<BlockStep> steps);
+  Tensor<int32_t, 1> make_numbers(std::span<const int32_t> values);
+  /// Other steps, no more of them than the block was made with: at the same place on the backend.
+  void replace_steps(Block& block, std::vector<BlockStep> steps);
 
   // --- residency
   /// One LayerTensors per sequence of the batch; all of the same layer, heads, head_dim, scale and dtype.
@@ -261,18 +274,26 @@ class Backend {
   /// An empty cache that can hold every token of `layer`'s sequences.
   virtual std::unique_ptr<KvCache> make_cache(const Layer& layer, int64_t page_size) = 0;
 
-  // --- a model that decodes: rows come as they are computed, not from a trace. Backends that cannot do so
-  // yet throw EnvironmentError.
+  // --- a model that decodes: rows come as they are computed, not from a trace
   /// A layer of a batch of sequences that can grow to `capacities` tokens each, with no queries yet.
   virtual std::unique_ptr<Layer> make_growing_layer(const LayerShape& shape,
-                                                    std::span<const int64_t> capacities);
+                                                    std::span<const int64_t> capacities) = 0;
   /// The rows of q [rows, Hq, d] become the only queries of their sequences; at most one range of each.
-  virtual void set_queries(Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> q);
+  virtual void set_queries(Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> q) = 0;
   /// Writes rows of k and v [rows, Hkv, d] into the pages, after the tokens that a sequence has or over them
   /// (no gaps), and brings the summaries of touched pages up to date over all tokens that they then hold.
   /// `widen` concerns rows that are overwritten; a new token's key always counts as it is.
   virtual void write(KvCache& cache, const Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> k,
-                     Tensor<float, 3> v, Summaries summaries);
+                     Tensor<float, 3> v, Summaries summaries) = 0;
+
+  /// to[to_rows[i]] = from[from_rows[i]], i < n; rows that are empty tensors: row i. No row is both read and
+  /// written.
+  virtual void copy_rows(Tensor<float, 2> from, Tensor<int32_t, 1> from_rows, Tensor<float, 2> to,
+                         Tensor<int32_t, 1> to_rows, int64_t n) = 0;
+  /// What a model's layers do around attention, on tensors of this backend; null where there is nothing of
+  /// the kind and the host computes it (lib/model). Throws EnvironmentError where something that it needs is
+  /// not installed. Lives as long as the backend.
+  virtual ModelPrimitives* model_primitives() { return nullptr; }
 
   // --- primitives
   /// Copies keys and values of the ranges into the pages and brings the summaries of touched pages up to
@@ -327,10 +348,10 @@ class Backend {
   /// left out.
   virtual void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) = 0;
 
-  /// A whole decode step of one row of each sequence in one launch: appends the token at each row's position,
-  /// then score_pages, select_top_k, note_loads, attend and merge. Returns false, with nothing done, where
-  /// the backend cannot: the caller runs the primitives one by one. Where scores of both ways differ by
-  /// rounding, page sets may differ in those pages.
+  /// A whole decode step of one row of each sequence in one launch: appends the token at each row's position
+  /// unless it is written, then score_pages, select_top_k, note_loads, attend and merge. Returns false, with
+  /// nothing done, where the backend cannot: the caller runs the primitives one by one. Where scores of both
+  /// ways differ by rounding, page sets may differ in those pages.
   virtual bool decode_step(KvCache& /*cache*/, const Layer& /*layer*/, const Block& /*block*/,
                            const BoundStep& /*step*/) {
     return false;

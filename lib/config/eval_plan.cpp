@@ -9,8 +9,9 @@ namespace hindsight {
 namespace {
 
 const std::vector<std::string> top_level_keys{
-    "version", "model",  "mode",          "data",     "sequences", "tokens",  "batch",
-    "device",  "output", "prompt_tokens", "sampling", "defaults",  "methods", "max_new_tokens"};
+    "version", "model",         "mode",     "data",     "sequences", "tokens",         "batch",    "device",
+    "output",  "prompt_tokens", "sampling", "defaults", "methods",   "max_new_tokens", "precision"};
+const std::vector<std::string> precisions{"float32", "storage"};
 const std::vector<std::string> modes{"teacher_forced", "generate"};
 
 class EvalPlanLoader {
@@ -38,6 +39,7 @@ class EvalPlanLoader {
     take_sampling();
     if (const auto batch = reader_.take_integer("batch", 1, 65536)) plan_.batch = *batch;
     plan_.device = reader_.take_device();
+    take_precision();
     plan_.output = reader_.take_output();
     plan_.points = reader_.take_methods(Loop::closed);
     data_ = reader_.take_files("data", "a list of files (.jsonl, or text for byte-level models)");
@@ -66,6 +68,19 @@ class EvalPlanLoader {
       return problems_.add(item.place, fmt::format("mode: '{}' is not known; did you mean {}?", *mode,
                                                    nearest_name(*mode, modes)));
     plan_.mode = *mode == modes[0] ? EvalMode::teacher_forced : EvalMode::generate;
+  }
+
+  void take_precision() {
+    const YamlItem item = reader_.get("precision");
+    if (!item.given()) return;
+    const auto precision = as_string(item, "precision", problems_);
+    if (!precision) return;
+    if (*precision != precisions[0] && *precision != precisions[1])
+      return problems_.add(item.place,
+                           fmt::format("precision: '{}' is not known; float32, or storage (activations and "
+                                       "cache in the type of the weights) would be right",
+                                       *precision));
+    plan_.precision = *precision == precisions[0] ? EvalPrecision::float32 : EvalPrecision::storage;
   }
 
   void take_sequences() {
@@ -127,6 +142,7 @@ class EvalPlanLoader {
     }
     key("batch") << plan_.batch;
     key("device") << plan_.device;
+    if (plan_.precision == EvalPrecision::storage) key("precision") << precisions[1];
     key("output") << reader_.relative(plan_.output);
     emit_methods(out, plan_.points);
     out << YAML::EndMap;

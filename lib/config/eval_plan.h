@@ -17,6 +17,9 @@ enum class EvalMode {
 };
 std::string name_of(EvalMode mode);
 
+/// What a device may round on the way through a model (lib/model); the CPU computes in float32.
+enum class EvalPrecision { float32, storage };
+
 struct EvalPlan {
   std::filesystem::path file;   ///< the configuration
   std::filesystem::path model;  ///< folder of config.json and *.safetensors
@@ -31,6 +34,7 @@ struct EvalPlan {
   int64_t seed = 0;                       ///< of sampling
   int64_t batch = 8;                      ///< sequences decoded together; of no consequence to results
   std::string device = "auto";
+  EvalPrecision precision = EvalPrecision::float32;
   std::filesystem::path output;
   std::vector<MethodPoint> points;
   std::string resolved_yaml;

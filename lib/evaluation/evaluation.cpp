@@ -24,10 +24,11 @@ int64_t steps_of(const EvalPlan& plan, const EvalSequence& sequence) {
 /// What of an evaluation decides its results beside method and data.
 std::string identity_of(const EvalPlan& plan, const EvalData& data, const std::string& model_digest) {
   const auto text = [](const std::optional<int64_t>& value) { return value ? std::to_string(*value) : "-"; };
-  return fmt::format("{} {} {} sequences={} prompt={} tokens={} new={} temperature={} seed={}",
+  return fmt::format("{} {} {} sequences={} prompt={} tokens={} new={} temperature={} seed={}{}",
                      name_of(plan.mode), model_digest, data.digest, text(plan.sequences),
                      text(plan.prompt_tokens), text(plan.tokens), text(plan.max_new_tokens), plan.temperature,
-                     plan.temperature > 0 ? plan.seed : 0);
+                     plan.temperature > 0 ? plan.seed : 0,
+                     plan.precision == EvalPrecision::storage ? " precision=storage" : "");
 }
 
 void check_point(const EvalPlan& plan, const ModelConfig& config, const MethodPoint& method,
@@ -96,8 +97,9 @@ class Evaluation {
         progress_(progress),
         // On the CPU groups are independent; a device runs one after the other.
         threads_(backend.driver().empty() ? omp_get_max_threads() : 1),
-        references_(backend.available_bytes() / 2),
-        prompts_(backend.available_bytes() / 2) {}
+        // Both are kept on the host.
+        references_(make_cpu_backend()->available_bytes() / 2),
+        prompts_(make_cpu_backend()->available_bytes() / 2) {}
 
   EvalMeasurements measure(const EvalPoint& point) {
     return plan_.mode == EvalMode::teacher_forced ? measure_teacher_forced_point(point)
@@ -176,12 +178,19 @@ EvalSpec resolve_evaluation(const EvalPlan& plan, const ModelConfig& config, con
       if (spec.data[i].digest == spec.data[j].digest)
         throw ConfigError(fmt::format("{}: data: {} is byte for byte {}; every file once would be right",
                                       plan.data[i].place, spec.data[i].name, spec.data[j].name));
+  if (plan.precision == EvalPrecision::storage && backend.driver().empty())
+    throw ConfigError(fmt::format("{}: precision: storage has no meaning on {}, which computes in float32",
+                                  plan.file.string(), backend.device_name()));
   for (const MethodPoint& method : plan.points) check_point(plan, config, method, backend);
   for (size_t data = 0; data < spec.data.size(); ++data)
     for (const MethodPoint& method : plan.points)
       spec.points.push_back(
           {point_id(method, {}, {}, identity_of(plan, spec.data[data], model_digest)), data, method});
   return spec;
+}
+
+Precision precision_of(const EvalPlan& plan) {
+  return plan.precision == EvalPrecision::storage ? Precision::storage : Precision::float32;
 }
 
 Protocol protocol_of(const EvalPlan& plan, const Backend& backend) {

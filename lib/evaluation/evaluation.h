@@ -31,12 +31,15 @@ struct EvalSpec {
 EvalSpec resolve_evaluation(const EvalPlan& plan, const ModelConfig& config, const std::string& model_digest,
                             const Backend& backend);
 
+/// What the model of the plan is loaded with.
+Precision precision_of(const EvalPlan& plan);
+
 Protocol protocol_of(const EvalPlan& plan, const Backend& backend);
 
 /// Tokens that the points take which `writer` does not hold yet: the work ahead.
 int64_t tokens_to_take(const EvalPlan& plan, const EvalSpec& spec, const ResultWriter* writer);
 
-/// Runs the points that `writer` does not hold yet.
+/// Runs the points that `writer` does not hold yet, with a model that was loaded for `backend`.
 void run_evaluation(const EvalPlan& plan, const EvalSpec& spec, const Model& model, Backend& backend,
                     ResultWriter& writer, SweepObserver& observer);
 

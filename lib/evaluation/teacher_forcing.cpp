@@ -10,9 +10,14 @@ namespace {
 /// Keeps hidden rows and logits of the positions from `first` to before `end`.
 class ReferenceRecorder final : public PrefillObserver {
  public:
-  ReferenceRecorder(const Model& model, int64_t first, int64_t end, DenseReference& reference,
-                    const std::function<void()>& check_interrupt)
-      : model_(model), first_(first), end_(end), reference_(reference), check_interrupt_(check_interrupt) {
+  ReferenceRecorder(const Model& model, Backend& backend, int64_t first, int64_t end,
+                    DenseReference& reference, const std::function<void()>& check_interrupt)
+      : model_(model),
+        backend_(backend),
+        first_(first),
+        end_(end),
+        reference_(reference),
+        check_interrupt_(check_interrupt) {
     const ModelConfig& config = model.config();
     reference.hidden.resize(static_cast<size_t>((end - first) * config.n_layers * config.hidden));
   }
@@ -26,13 +31,15 @@ class ReferenceRecorder final : public PrefillObserver {
       std::copy_n(rows.begin() + (position - first_position) * hidden, hidden,
                   reference_.hidden.begin() + ((position - first_) * n_layers + layer) * hidden);
     if (layer + 1 < n_layers) return;
-    const std::vector<float> logits = model_.logits(rows.subspan(
-        static_cast<size_t>((from - first_position) * hidden), static_cast<size_t>((to - from) * hidden)));
+    const std::vector<float> logits =
+        model_.logits(backend_, rows.subspan(static_cast<size_t>((from - first_position) * hidden),
+                                             static_cast<size_t>((to - from) * hidden)));
     reference_.logits.insert(reference_.logits.end(), logits.begin(), logits.end());
   }
 
  private:
   const Model& model_;
+  Backend& backend_;
   int64_t first_, end_;
   DenseReference& reference_;
   const std::function<void()>& check_interrupt_;
@@ -113,7 +120,7 @@ DenseReference make_reference(const Model& model, Backend& backend, const EvalSe
                               const std::function<void()>& check_interrupt) {
   DenseReference reference;
   const auto end = static_cast<int64_t>(sequence.tokens.size()) - 1;
-  ReferenceRecorder recorder(model, sequence.prompt_tokens, end, reference, check_interrupt);
+  ReferenceRecorder recorder(model, backend, sequence.prompt_tokens, end, reference, check_interrupt);
   const auto taken = std::span(sequence.tokens).first(static_cast<size_t>(end));
   reference.prompt =
       first_tokens(prefill(model, backend, taken, &recorder), sequence.prompt_tokens, model.config());

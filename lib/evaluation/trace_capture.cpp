@@ -142,7 +142,7 @@ void capture_trace(const Checkpoint& checkpoint, const std::string& folder_name,
   info.n_kv_heads = config.n_kv_heads;
   info.head_dim = config.head_dim;
   info.n_model_layers = config.n_layers;
-  info.softmax_scale = layer_shape(config, 0).scale;
+  info.softmax_scale = 1 / std::sqrt(static_cast<double>(config.head_dim));
   info.layers = options.layers;
   if (info.layers.empty())
     for (int64_t layer = 0; layer < config.n_layers; ++layer) info.layers.push_back(layer);

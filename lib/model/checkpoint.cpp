@@ -170,6 +170,8 @@ std::vector<float> Checkpoint::read(const std::string& name) const {
   return values;
 }
 
+DType Checkpoint::dtype(const std::string& name) const { return *tensors_.at(name).tensor->dtype; }
+
 DType Checkpoint::dtype() const {
   std::map<DType, size_t> bytes;
   for (const TensorSpec& spec : tensors_of(config_)) {

@@ -9,6 +9,7 @@
 
 #include "core/dtype.h"
 #include "model/model_config.h"
+#include "model/weight_source.h"
 #include "tensors/safetensors.h"
 
 namespace hindsight {
@@ -22,7 +23,7 @@ struct TensorSpec {
 /// Every tensor of the model, with its shape, by Hugging Face's names ("model.layers.3.mlp.up_proj.weight").
 std::vector<TensorSpec> tensors_of(const ModelConfig& config);
 
-class Checkpoint {
+class Checkpoint final : public WeightSource {
  public:
   /// Opens and checks the folder: all tensors of the model are there, each once, with the shape that the
   /// configuration asks for and a type that can be computed with; none that is not known. Throws InputError
@@ -32,7 +33,9 @@ class Checkpoint {
   const ModelConfig& config() const { return config_; }
   /// The tensor's values, row-major, widened. `name` is one of tensors_of(config()). Throws InputError where
   /// one of them is NaN or infinite.
-  std::vector<float> read(const std::string& name) const;
+  std::vector<float> read(const std::string& name) const override;
+  /// The type that the tensor is stored in.
+  DType dtype(const std::string& name) const override;
   /// The type that most values are stored in.
   DType dtype() const;
   /// SHA-256 over configuration and all tensors (names, shapes, types, values), whatever the shards: the

@@ -9,30 +9,35 @@ constexpr int64_t page_size = 16;  // of no consequence to dense attention
 class DenseAttention final : public LayerAttention {
  public:
   DenseAttention(Backend& backend, const LayerShape& shape, std::span<const int64_t> capacities)
-      : backend_(backend), grown_(backend, shape, capacities, page_size) {}
-
-  void start(int64_t sequence, std::span<const float> k, std::span<const float> v) override {
-    grown_.start(sequence, k, v);
+      : backend_(backend), grown_(backend, shape, capacities, page_size) {
+    const auto batch = static_cast<int64_t>(capacities.size());
+    out_ = backend.make_tensor<float, 3>({batch, shape.n_q_heads, shape.head_dim});
+    lse_ = backend.make_tensor<float, 2>({batch, shape.n_q_heads});
   }
-  void move_rows(std::span<const RowMove>) override {}
-  std::vector<float> attend(std::span<const WindowSpan> spans, const Projected& rows, bool) override {
-    const Layer& layer = grown_.layer();
-    grown_.write(spans, rows.k, rows.v, Summaries::recompute);
-    grown_.set_queries(spans, rows.q);
-    std::vector<BlockStep> steps;
-    for (const WindowSpan& span : spans)
-      steps.push_back({static_cast<int32_t>(span.sequence), static_cast<int32_t>(span.position),
-                       static_cast<int32_t>(steps.size()), 1});
-    const auto n = static_cast<int64_t>(steps.size());
-    const auto out = backend_.make_tensor<float, 3>({n, layer.n_q_heads, layer.head_dim});
-    const auto lse = backend_.make_tensor<float, 2>({n, layer.n_q_heads});
-    backend_.dense(layer, grown_.cache(), backend_.make_block(std::move(steps)), out, lse);
-    return backend_.to_host(out);
+
+  void write_prompt(int64_t sequence, int64_t first_position, const Tensor<float, 3>& k,
+                    const Tensor<float, 3>& v) override {
+    grown_.write_prompt(sequence, first_position, k, v);
+  }
+  void move_rows(const KeptRowMoves&) override {}
+  ChosenRows attend(const LayerRows& rows, const LayerRows&, const ProjectedRows& projected) override {
+    grown_.write(rows, projected, Summaries::recompute);
+    grown_.set_queries(rows, projected.q);
+    const Tensor<float, 3> out = backend_.rows_of(out_, 0, rows.size());
+    backend_.dense(grown_.layer(), grown_.cache(), rows.block, out, backend_.rows_of(lse_, 0, rows.size()));
+    return {flat_rows(out), {}};
+  }
+  bool can_be_recorded() const override { return true; }
+  AttentionBytes bytes() const override {
+    return {grown_.cache().bytes() + grown_.layer().bytes(), out_.storage->bytes() + lse_.storage->bytes(),
+            0};
   }
 
  private:
   Backend& backend_;
   GrownLayer grown_;
+  Tensor<float, 3> out_;
+  Tensor<float, 2> lse_;
 };
 
 }  // namespace

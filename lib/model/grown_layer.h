@@ -1,13 +1,13 @@
 #pragma once
 // A layer whose sequences grow, with its cache: what dense and sparse attention share.
 
+#include <functional>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "backend/backend.h"
-#include "model/prompt.h"
-#include "model/window_rows.h"
+#include "model/layer_rows.h"
+#include "model/model_compute.h"
 
 namespace hindsight {
 
@@ -21,44 +21,28 @@ class GrownLayer {
 
   const Layer& layer() const { return *layer_; }
   const KvCache& cache() const { return *cache_; }
+  KvCache& cache() { return *cache_; }
 
-  /// Keys and values [P, Hkv, d] of a prompt.
-  void start(int64_t sequence, std::span<const float> k, std::span<const float> v) {
-    const int64_t n = static_cast<int64_t>(k.size()) / (layer_->n_kv_heads * layer_->head_dim);
-    const RowRange range{sequence, 0, n, 0};
-    backend_.write(*cache_, *layer_, {&range, 1}, kv_rows(k), kv_rows(v), Summaries::recompute);
+  /// Rows [first_position, first_position + n) of a prompt, [n, Hkv, d].
+  void write_prompt(int64_t sequence, int64_t first_position, const Tensor<float, 3>& k,
+                    const Tensor<float, 3>& v) {
+    const RowRange range{sequence, first_position, k.shape[0], 0};
+    backend_.write(*cache_, *layer_, {&range, 1}, k, v, Summaries::recompute);
   }
-  /// The rows of the spans' positions, one span after the other.
-  void write(std::span<const WindowSpan> spans, std::span<const float> k, std::span<const float> v,
-             Summaries summaries) {
-    backend_.write(*cache_, *layer_, ranges_of(spans), kv_rows(k), kv_rows(v), summaries);
+  void write(const LayerRows& rows, const ProjectedRows& projected, Summaries summaries) {
+    backend_.write(*cache_, *layer_, rows.ranges, projected.k, projected.v, summaries);
   }
-  /// The same of queries.
-  void set_queries(std::span<const WindowSpan> spans, std::span<const float> q) {
-    backend_.set_queries(*layer_, ranges_of(spans),
-                         on_backend(backend_, q, layer_->n_q_heads, layer_->head_dim));
+  void set_queries(const LayerRows& rows, const Tensor<float, 3>& q) {
+    backend_.set_queries(*layer_, rows.ranges, q);
   }
   /// Queries [kept rows, Hq, d] where those of the spans are kept.
-  void set_kept_queries(std::span<const WindowSpan> spans, const Tensor<float, 3>& kept) {
-    std::vector<RowRange> ranges = ranges_of(spans);
-    for (size_t i = 0; i < ranges.size(); ++i) ranges[i].first_row = spans[i].first_kept_row();
+  void set_kept_queries(const LayerRows& rows, const Tensor<float, 3>& kept) {
+    std::vector<RowRange> ranges = rows.ranges;
+    for (size_t i = 0; i < ranges.size(); ++i) ranges[i].first_row = rows.spans[i].first_kept_row();
     backend_.set_queries(*layer_, ranges, kept);
   }
 
  private:
-  static std::vector<RowRange> ranges_of(std::span<const WindowSpan> spans) {
-    std::vector<RowRange> ranges;
-    int64_t first_row = 0;
-    for (const WindowSpan& span : spans) {
-      ranges.push_back({span.sequence, span.first_position(), span.rows, first_row});
-      first_row += span.rows;
-    }
-    return ranges;
-  }
-  Tensor<float, 3> kv_rows(std::span<const float> rows) {
-    return on_backend(backend_, rows, layer_->n_kv_heads, layer_->head_dim);
-  }
-
   Backend& backend_;
   std::unique_ptr<Layer> layer_;
   std::unique_ptr<KvCache> cache_;

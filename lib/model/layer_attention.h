@@ -5,12 +5,11 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "backend/backend.h"
 #include "config/parameters.h"
-#include "model/model.h"
-#include "model/window_rows.h"
+#include "model/layer_rows.h"
+#include "model/model_compute.h"
 
 namespace hindsight {
 
@@ -20,18 +19,30 @@ struct DecodingMethod {
   ParameterSet parameters;
 };
 
+/// Bytes that attention of a layer holds on its backend.
+struct AttentionBytes {
+  int64_t cache = 0;      ///< keys and values in pages, summaries, page table, queries
+  int64_t outputs = 0;    ///< results of the positions of the window
+  int64_t workspace = 0;  ///< scores, page lists, what was loaded when, partial results
+};
+
 class LayerAttention {
  public:
   virtual ~LayerAttention() = default;
-  /// The sequence begins with these keys and values [P, Hkv, d].
-  virtual void start(int64_t sequence, std::span<const float> k, std::span<const float> v) = 0;
+  /// Keys and values [n, Hkv, d] of the next n tokens of a prompt.
+  virtual void write_prompt(int64_t sequence, int64_t first_position, const Tensor<float, 3>& k,
+                            const Tensor<float, 3>& v) = 0;
   /// The rows kept for the window move, before a step that needs it.
-  virtual void move_rows(std::span<const RowMove> moves) = 0;
-  /// Takes the rows of all spans, one span after the other, into the cache and attends. Returns [rows, Hq, d]
-  /// of all of them, or of the newest of each span only: past positions of the last layer are of no use but
-  /// for their keys and values.
-  virtual std::vector<float> attend(std::span<const WindowSpan> spans, const Projected& rows,
-                                    bool newest_only) = 0;
+  virtual void move_rows(const KeptRowMoves& moves) = 0;
+  /// Takes all rows into the cache and attends. Returns the results [Hq * d] of `wanted`, valid until the
+  /// next call: of all rows, or of the newest of each span only, since past positions of the last layer are
+  /// of no use but for their keys and values.
+  virtual ChosenRows attend(const LayerRows& rows, const LayerRows& wanted,
+                            const ProjectedRows& projected) = 0;
+  /// Whether attend() asks for the same primitives at every step, on tensors that stay, and reads nothing
+  /// back (Backend::record).
+  virtual bool can_be_recorded() const = 0;
+  virtual AttentionBytes bytes() const = 0;
 };
 
 /// Every span has one row.

@@ -2,129 +2,55 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <stdexcept>
+
+#include "model/host_model.h"
 
 namespace hindsight {
 namespace {
 
-/// RMS norm (arXiv 1910.07467) of rows of `n` elements, in place or not.
-void rms_norm(const float* x, int64_t rows, int64_t n, const std::vector<float>& weight, double epsilon,
-              float* y) {
-#pragma omp parallel for schedule(static) if (rows * n > 1 << 18)
-  for (int64_t row = 0; row < rows; ++row) {
-    double squares = 0;
-    for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[row * n + i]) * x[row * n + i];
-    const auto scale = static_cast<float>(1 / std::sqrt(squares / static_cast<double>(n) + epsilon));
-    for (int64_t i = 0; i < n; ++i) y[row * n + i] = x[row * n + i] * scale * weight[i];
-  }
-}
-
-std::vector<float> normalised(std::span<const float> x, const std::vector<float>& weight, double epsilon) {
-  std::vector<float> y(x.size());
-  const auto n = static_cast<int64_t>(weight.size());
-  rms_norm(x.data(), static_cast<int64_t>(x.size()) / n, n, weight, epsilon, y.data());
-  return y;
-}
-
-std::vector<float> applied(const Linear& linear, std::span<const float> x) {
-  const int64_t rows = static_cast<int64_t>(x.size()) / linear.inputs();
-  std::vector<float> y(static_cast<size_t>(rows * linear.outputs()));
-  linear.apply(x.data(), rows, y.data());
-  return y;
-}
-
-/// gate <- silu(gate) * up.
-void gate_in_place(std::vector<float>& gate, const std::vector<float>& up) {
-  const auto n = static_cast<int64_t>(gate.size());
-#pragma omp parallel for schedule(static) if (n > 1 << 18)
-  for (int64_t i = 0; i < n; ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
-}
-
-void add(const std::vector<float>& from, std::span<float> to) {
-  for (size_t i = 0; i < from.size(); ++i) to[i] += from[i];
+std::unique_ptr<const ModelCompute> made_for(Backend& backend, const ModelConfig& config,
+                                             const WeightSource& source, Precision precision) {
+  if (backend.model_primitives()) return std::make_unique<DeviceModel>(config, source, backend, precision);
+  if (backend.real_bytes() != static_cast<int64_t>(sizeof(float)))
+    throw std::invalid_argument("the oracle in double computes no model");
+  return std::make_unique<HostModel>(config, source);
 }
 
 }  // namespace
 
 Model::Model(const Checkpoint& checkpoint)
-    : config_(checkpoint.config()), rope_(config_.rope, config_.head_dim) {
-  embedding_ = checkpoint.read("model.embed_tokens.weight");
-  final_norm_ = checkpoint.read("model.norm.weight");
-  head_ = Linear(config_.tied_embeddings ? embedding_ : checkpoint.read("lm_head.weight"), {},
-                 config_.vocabulary, config_.hidden);
-  for (int64_t layer = 0; layer < config_.n_layers; ++layer) {
-    const std::string prefix = fmt::format("model.layers.{}.", layer);
-    const auto read = [&](const char* name) { return checkpoint.read(prefix + name); };
-    const auto linear = [&](const std::string& name, int64_t outputs, int64_t inputs, bool has_bias) {
-      const std::vector<float> weights = checkpoint.read(prefix + name + ".weight");
-      const std::vector<float> bias =
-          has_bias ? checkpoint.read(prefix + name + ".bias") : std::vector<float>{};
-      return Linear(weights, bias, outputs, inputs);
-    };
-    LayerWeights& weights = layers_.emplace_back();
-    weights.attention_norm = read("input_layernorm.weight");
-    weights.ffn_norm = read("post_attention_layernorm.weight");
-    if (config_.qk_norm) {
-      weights.q_norm = read("self_attn.q_norm.weight");
-      weights.k_norm = read("self_attn.k_norm.weight");
-    }
-    weights.q = linear("self_attn.q_proj", config_.q_size(), config_.hidden, config_.qkv_bias);
-    weights.k = linear("self_attn.k_proj", config_.kv_size(), config_.hidden, config_.qkv_bias);
-    weights.v = linear("self_attn.v_proj", config_.kv_size(), config_.hidden, config_.qkv_bias);
-    weights.output = linear("self_attn.o_proj", config_.hidden, config_.q_size(), config_.output_bias);
-    weights.gate = linear("mlp.gate_proj", config_.ffn, config_.hidden, false);
-    weights.up = linear("mlp.up_proj", config_.ffn, config_.hidden, false);
-    weights.down = linear("mlp.down_proj", config_.hidden, config_.ffn, false);
-  }
+    : config_(checkpoint.config()), compute_(std::make_unique<HostModel>(config_, checkpoint)) {}
+
+Model::Model(const Checkpoint& checkpoint, Backend& backend, Precision precision)
+    : Model(checkpoint.config(), checkpoint, backend, precision) {}
+
+Model::Model(const ModelConfig& config, const WeightSource& source, Backend& backend, Precision precision)
+    : config_(config), compute_(made_for(backend, config, source, precision)) {}
+
+LayerShape Model::layer_shape(int64_t layer) const {
+  return {layer,
+          config_.n_q_heads,
+          config_.n_kv_heads,
+          config_.head_dim,
+          1 / std::sqrt(static_cast<double>(config_.head_dim)),
+          compute_->attention_dtype()};
 }
 
-int64_t Model::bytes() const {
-  int64_t total = head_.bytes() + static_cast<int64_t>(embedding_.size() * sizeof(float));
-  for (const LayerWeights& layer : layers_)
-    for (const Linear* linear :
-         {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down})
-      total += linear->bytes();
-  return total;
-}
-
-std::vector<float> Model::embed(std::span<const int32_t> tokens) const {
-  std::vector<float> x;
-  x.reserve(tokens.size() * static_cast<size_t>(config_.hidden));
-  for (const int32_t token : tokens) {
+void Model::require_tokens(std::span<const int32_t> tokens) const {
+  for (const int32_t token : tokens)
     if (token < 0 || token >= config_.vocabulary)
       throw std::out_of_range(fmt::format("token {} of a vocabulary of {}", token, config_.vocabulary));
-    const auto row = embedding_.begin() + token * config_.hidden;
-    x.insert(x.end(), row, row + config_.hidden);
-  }
-  return x;
 }
 
-Projected Model::project(int64_t layer, std::span<const float> x, std::span<const int32_t> positions) const {
-  const LayerWeights& weights = layers_.at(static_cast<size_t>(layer));
-  const std::vector<float> input = normalised(x, weights.attention_norm, config_.norm_epsilon);
-  Projected rows{applied(weights.q, input), applied(weights.k, input), applied(weights.v, input)};
-  if (config_.qk_norm) {
-    rows.q = normalised(rows.q, weights.q_norm, config_.norm_epsilon);
-    rows.k = normalised(rows.k, weights.k_norm, config_.norm_epsilon);
-  }
-  rope_.rotate(rows.q.data(), positions, config_.n_q_heads);
-  rope_.rotate(rows.k.data(), positions, config_.n_kv_heads);
-  return rows;
-}
-
-void Model::finish_layer(int64_t layer, std::span<const float> attended, std::span<float> x) const {
-  const LayerWeights& weights = layers_.at(static_cast<size_t>(layer));
-  add(applied(weights.output, attended), x);
-  const std::vector<float> input = normalised(x, weights.ffn_norm, config_.norm_epsilon);
-  std::vector<float> gate = applied(weights.gate, input);
-  gate_in_place(gate, applied(weights.up, input));
-  add(applied(weights.down, gate), x);
-}
-
-std::vector<float> Model::logits(std::span<const float> x) const {
-  return applied(head_, normalised(x, final_norm_, config_.norm_epsilon));
+std::vector<float> Model::logits(Backend& backend, std::span<const float> x) const {
+  const int64_t n = static_cast<int64_t>(x.size()) / config_.hidden;
+  const auto rows = backend.make_tensor<float, 2>({n, config_.hidden});
+  const auto logits = backend.make_tensor<float, 2>({n, config_.vocabulary});
+  backend.from_host(rows, x);
+  compute_->logits(rows, logits);
+  return backend.to_host(logits);
 }
 
 }  // namespace hindsight

@@ -1,10 +1,11 @@
 #include "model/prompt.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
+
+#include "model/layer_rows.h"
 
 namespace hindsight {
 namespace {
@@ -21,20 +22,18 @@ class PrefillLayer {
         layer_(backend.make_growing_layer(shape, {&n_tokens, 1})),
         cache_(backend.make_cache(*layer_, page_size)) {}
 
-  std::vector<float> attend(int64_t first_position, const Projected& rows) {
-    const int64_t heads = layer_->n_q_heads, kv_heads = layer_->n_kv_heads, d = layer_->head_dim;
-    const int64_t n = static_cast<int64_t>(rows.q.size()) / (heads * d);
+  Tensor<float, 3> attend(int64_t first_position, const ProjectedRows& rows) {
+    const int64_t heads = layer_->n_q_heads, n = rows.q.shape[0];
     const RowRange range{0, first_position, n, 0};
-    backend_.set_queries(*layer_, {&range, 1}, on_backend(backend_, rows.q, heads, d));
-    backend_.write(*cache_, *layer_, {&range, 1}, on_backend(backend_, rows.k, kv_heads, d),
-                   on_backend(backend_, rows.v, kv_heads, d), Summaries::recompute);
+    backend_.set_queries(*layer_, {&range, 1}, rows.q);
+    backend_.write(*cache_, *layer_, {&range, 1}, rows.k, rows.v, Summaries::recompute);
     std::vector<BlockStep> steps;
     for (int64_t i = 0; i < n; ++i)
       steps.push_back({0, static_cast<int32_t>(first_position + i), static_cast<int32_t>(i), 1});
-    const auto out = backend_.make_tensor<float, 3>({n, heads, d});
+    const auto out = backend_.make_tensor<float, 3>({n, heads, layer_->head_dim});
     const auto lse = backend_.make_tensor<float, 2>({n, heads});
     backend_.dense(*layer_, *cache_, backend_.make_block(std::move(steps)), out, lse);
-    return backend_.to_host(out);
+    return out;
   }
 
  private:
@@ -51,46 +50,46 @@ int64_t Prompt::bytes() const {
   return static_cast<int64_t>(elements * sizeof(float));
 }
 
-LayerShape layer_shape(const ModelConfig& config, int64_t layer) {
-  return {layer, config.n_q_heads, config.n_kv_heads, config.head_dim,
-          1 / std::sqrt(static_cast<double>(config.head_dim))};
-}
-
-Tensor<float, 3> on_backend(Backend& backend, std::span<const float> rows, int64_t heads, int64_t head_dim) {
-  const auto tensor = backend.make_tensor<float, 3>(
-      {static_cast<int64_t>(rows.size()) / (heads * head_dim), heads, head_dim});
-  backend.from_host(tensor, rows);
-  return tensor;
-}
-
 Prompt prefill(const Model& model, Backend& backend, std::span<const int32_t> tokens,
                PrefillObserver* observer) {
   if (tokens.empty()) throw std::invalid_argument("a prompt has at least one token");
+  model.require_tokens(tokens);
   const ModelConfig& config = model.config();
+  const ModelCompute& compute = model.compute();
   Prompt prompt;
   prompt.n_tokens = static_cast<int64_t>(tokens.size());
   prompt.k.resize(static_cast<size_t>(config.n_layers));
   prompt.v.resize(static_cast<size_t>(config.n_layers));
   std::vector<PrefillLayer> layers;
   for (int64_t layer = 0; layer < config.n_layers; ++layer)
-    layers.emplace_back(backend, layer_shape(config, layer), prompt.n_tokens);
+    layers.emplace_back(backend, model.layer_shape(layer), prompt.n_tokens);
 
   for (int64_t first = 0; first < prompt.n_tokens; first += chunk_tokens) {
     if (observer) observer->on_chunk(first);
-    const int64_t n = std::min(chunk_tokens, prompt.n_tokens - first);
+    const int64_t n = std::min(chunk_tokens, prompt.n_tokens - first), d = config.head_dim;
     std::vector<int32_t> positions(static_cast<size_t>(n));
     std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
-    std::vector<float> x = model.embed(tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(n)));
+    const Tensor<int32_t, 1> at = backend.make_numbers(positions);
+    const auto x = backend.make_tensor<float, 2>({n, config.hidden});
+    const ProjectedRows rows{backend.make_tensor<float, 3>({n, config.n_q_heads, d}),
+                             backend.make_tensor<float, 3>({n, config.n_kv_heads, d}),
+                             backend.make_tensor<float, 3>({n, config.n_kv_heads, d})};
+    compute.embed(backend.make_numbers(tokens.subspan(static_cast<size_t>(first), static_cast<size_t>(n))),
+                  x);
     for (int64_t layer = 0; layer < config.n_layers; ++layer) {
-      const Projected rows = model.project(layer, x, positions);
-      if (observer) observer->on_projected(layer, first, rows);
-      prompt.k[layer].insert(prompt.k[layer].end(), rows.k.begin(), rows.k.end());
-      prompt.v[layer].insert(prompt.v[layer].end(), rows.v.begin(), rows.v.end());
-      model.finish_layer(layer, layers[layer].attend(first, rows), x);
-      if (observer) observer->on_layer(layer, first, x);
+      compute.project(layer, x, at, rows);
+      const std::vector<float> k = backend.to_host(rows.k), v = backend.to_host(rows.v);
+      if (observer) observer->on_projected(layer, first, {backend.to_host(rows.q), k, v});
+      prompt.k[layer].insert(prompt.k[layer].end(), k.begin(), k.end());
+      prompt.v[layer].insert(prompt.v[layer].end(), v.begin(), v.end());
+      compute.finish_layer(layer, {flat_rows(layers[layer].attend(first, rows)), {}}, x);
+      if (observer) observer->on_layer(layer, first, backend.to_host(x));
     }
-    if (first + n == prompt.n_tokens)
-      prompt.logits = model.logits(std::span(x).last(static_cast<size_t>(config.hidden)));
+    if (first + n == prompt.n_tokens) {
+      const auto logits = backend.make_tensor<float, 2>({1, config.vocabulary});
+      compute.logits(backend.rows_of(x, n - 1, 1), logits);
+      prompt.logits = backend.to_host(logits);
+    }
   }
   return prompt;
 }

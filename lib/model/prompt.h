@@ -18,6 +18,11 @@ struct Prompt {
   int64_t bytes() const;
 };
 
+/// Queries, keys and values of rows on the host: [n, Hq, d], [n, Hkv, d], [n, Hkv, d].
+struct Projected {
+  std::vector<float> q, k, v;
+};
+
 /// Sees rows as they are computed, in chunks: those of positions from first_position on.
 class PrefillObserver {
  public:
@@ -33,11 +38,5 @@ class PrefillObserver {
 /// Runs the tokens through the model in chunks. Throws std::invalid_argument where there is none.
 Prompt prefill(const Model& model, Backend& backend, std::span<const int32_t> tokens,
                PrefillObserver* observer = nullptr);
-
-/// What of a model's layer attention depends on.
-LayerShape layer_shape(const ModelConfig& config, int64_t layer);
-
-/// Rows of [n, heads, d] on the backend.
-Tensor<float, 3> on_backend(Backend& backend, std::span<const float> rows, int64_t heads, int64_t head_dim);
 
 }  // namespace hindsight

@@ -44,28 +44,38 @@ class SparseAttention final : public LayerAttention {
     backend.upload(last_loaded_.data(), never.data(), static_cast<int64_t>(never.size() * sizeof(int32_t)));
   }
 
-  void start(int64_t sequence, std::span<const float> k, std::span<const float> v) override {
-    grown_.start(sequence, k, v);
+  void write_prompt(int64_t sequence, int64_t first_position, const Tensor<float, 3>& k,
+                    const Tensor<float, 3>& v) override {
+    grown_.write_prompt(sequence, first_position, k, v);
   }
 
-  void move_rows(std::span<const RowMove> moves) override {
-    move(outputs_.out, moves);
-    move(outputs_.lse, moves);
-    if (retro_.original_query) move(kept_queries_, moves);
-    if (shown_) shown_->move_rows(moves);
+  void move_rows(const KeptRowMoves& moves) override {
+    moves.apply(backend_, flat_rows(outputs_.out));
+    moves.apply(backend_, outputs_.lse);
+    if (retro_.original_query) moves.apply(backend_, flat_rows(kept_queries_));
+    if (shown_) shown_->move_rows(moves.moves);
   }
 
-  std::vector<float> attend(std::span<const WindowSpan> spans, const Projected& rows,
-                            bool newest_only) override {
-    grown_.write(spans, rows.k, rows.v, retro_.summaries);
-    set_queries(spans, rows.q);
-    const Block block = block_of(spans, newest_only);
-    const PageLists lists = select(block);
+  ChosenRows attend(const LayerRows& rows, const LayerRows& wanted, const ProjectedRows& projected) override {
+    grown_.write(rows, projected, retro_.summaries);
+    set_queries(rows, projected.q);
     if (retro_.attend_again)
-      attend_again(spans, lists, newest_only);
-    else
-      attend_and_merge(block, lists, newest_only ? 1 : retro_.window);
-    return gather(spans, newest_only);
+      attend_again(rows, wanted);
+    else if (!attend_at_once(wanted.block))
+      attend_and_merge(wanted.block, wanted.window());
+    return {flat_rows(outputs_.out), wanted.kept};
+  }
+
+  bool can_be_recorded() const override { return selector_->bounds() && !retro_.attend_again; }
+  AttentionBytes bytes() const override {
+    AttentionBytes bytes{grown_.cache().bytes() + grown_.layer().bytes(), 0, 0};
+    const auto add = [](int64_t& sum, const auto&... tensors) {
+      ((sum += tensors.storage ? tensors.storage->bytes() : 0), ...);
+    };
+    add(bytes.outputs, outputs_.out, outputs_.lse, kept_queries_);
+    add(bytes.workspace, scores_, lists_.pages, lists_.count, previous_, last_loaded_, partials_.out,
+        partials_.lse);
+    return bytes;
   }
 
  private:
@@ -78,33 +88,12 @@ class SparseAttention final : public LayerAttention {
     return {backend_.rows_of(lists.pages, 0, n), backend_.rows_of(lists.count, 0, n)};
   }
 
-  template <int Rank>
-  void move(const Tensor<float, Rank>& tensor, std::span<const RowMove> moves) {
-    const int64_t row_bytes = tensor.size() / tensor.shape[0] * backend_.real_bytes();
-    for (const RowMove& rows : moves)
-      backend_.copy(backend_.rows_of(tensor, rows.to, rows.n).data(),
-                    backend_.rows_of(tensor, rows.from, rows.n).data(), rows.n * row_bytes);
-  }
-
-  void set_queries(std::span<const WindowSpan> spans, std::span<const float> q) {
-    if (!retro_.original_query) return grown_.set_queries(spans, q);
-    const int64_t row_size = grown_.layer().n_q_heads * grown_.layer().head_dim;
-    int64_t row = 0;
-    for (const WindowSpan& span : spans) {
-      row += span.rows;  // of the newest only: the others keep what they had
-      backend_.from_host(backend_.rows_of(kept_queries_, span.kept_row, 1),
-                         q.subspan(static_cast<size_t>((row - 1) * row_size), static_cast<size_t>(row_size)));
-    }
-    grown_.set_kept_queries(spans, kept_queries_);
-  }
-
-  Block block_of(std::span<const WindowSpan> spans, bool newest_only) {
-    std::vector<BlockStep> steps;
-    for (const WindowSpan& span : spans)
-      steps.push_back({static_cast<int32_t>(span.sequence), static_cast<int32_t>(span.position),
-                       static_cast<int32_t>(span.kept_row),
-                       newest_only ? 1 : static_cast<int32_t>(span.rows)});
-    return backend_.make_block(std::move(steps));
+  void set_queries(const LayerRows& rows, const Tensor<float, 3>& q) {
+    if (!retro_.original_query) return grown_.set_queries(rows, q);
+    // Of the newest positions only: the others keep what they had.
+    backend_.copy_rows(flat_rows(q), rows.newest, flat_rows(kept_queries_), rows.newest_kept,
+                       rows.newest.size());
+    grown_.set_kept_queries(rows, kept_queries_);
   }
 
   PageLists select(const Block& block) {
@@ -124,8 +113,26 @@ class SparseAttention final : public LayerAttention {
     return lists;
   }
 
+  /// Selects, attends and merges in one launch where the backend can.
+  bool attend_at_once(const Block& block) {
+    const std::optional<Selector::Bounds> bounds = selector_->bounds();
+    if (!bounds || (policy_.unit == Unit::per_query_head && grown_.layer().group() > 1)) return false;
+    const std::vector<int32_t> k = selector_->budgets(block);
+    return backend_.decode_step(grown_.cache(), grown_.layer(), block,
+                                {.combine = policy_.combine,
+                                 .round_to_storage = bounds->rounded,
+                                 .newest = selector_->newest(),
+                                 .k = k,
+                                 .window = retro_.window,
+                                 .lists = first_rows(lists_, block.size()),
+                                 .last_loaded = last_loaded_,
+                                 .outputs = outputs_,
+                                 .is_written = true});
+  }
+
   /// The newest position over its pages; the past ones over what of them they have not seen.
-  void attend_and_merge(const Block& block, const PageLists& lists, int64_t window) {
+  void attend_and_merge(const Block& block, int64_t window) {
+    const PageLists lists = select(block);
     const auto previous = backend_.rows_of(previous_, 0, block.size());
     backend_.note_loads(block, lists, last_loaded_, previous);
     const Partials partials{backend_.rows_of(partials_.out, 0, block.size()),
@@ -135,11 +142,11 @@ class SparseAttention final : public LayerAttention {
   }
 
   /// Every position over all pages that it has been shown by now.
-  void attend_again(std::span<const WindowSpan> spans, const PageLists& lists, bool newest_only) {
-    note_shown(spans, lists);
+  void attend_again(const LayerRows& rows, const LayerRows& wanted) {
+    note_shown(rows.spans, select(wanted.block));
     std::vector<BlockStep> steps;
-    for (const WindowSpan& span : spans)
-      for (int64_t past = newest_only ? 0 : span.rows - 1; past >= 0; --past)
+    for (const WindowSpan& span : wanted.spans)
+      for (int64_t past = span.rows - 1; past >= 0; --past)
         steps.push_back({static_cast<int32_t>(span.sequence), static_cast<int32_t>(span.position - past),
                          static_cast<int32_t>(span.kept_row - past), 1});
     const Layer& layer = grown_.layer();
@@ -179,17 +186,6 @@ class SparseAttention final : public LayerAttention {
                       static_cast<int32_t>((span.position - past) / selector_->page_size()));
       }
     }
-  }
-
-  std::vector<float> gather(std::span<const WindowSpan> spans, bool newest_only) {
-    std::vector<float> rows;
-    for (const WindowSpan& span : spans) {
-      const int64_t n = newest_only ? 1 : span.rows;
-      const std::vector<float> own =
-          backend_.to_host(backend_.rows_of(outputs_.out, span.kept_row - n + 1, n));
-      rows.insert(rows.end(), own.begin(), own.end());
-    }
-    return rows;
   }
 
   Backend& backend_;

@@ -29,6 +29,7 @@ class WindowRows {
   WindowRows(int64_t sequences, int64_t window)
       : window_(window), next_(static_cast<size_t>(sequences)), filled_(static_cast<size_t>(sequences)) {}
 
+  int64_t window() const { return window_; }
   int64_t total_rows() const { return static_cast<int64_t>(next_.size()) * room(); }
 
   /// Makes a row for the next position of a sequence. Adds to `moves` what must move before.

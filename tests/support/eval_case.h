@@ -1,11 +1,14 @@
 #pragma once
 // Evaluations of a small random model, files and all.
 
+#include <gtest/gtest.h>
+
 #include <fstream>
 #include <string>
 
 #include "backend/backend.h"
 #include "config/eval_plan.h"
+#include "core/error.h"
 #include "evaluation/evaluation.h"
 #include "methods/catalog.h"
 #include "model/checkpoint.h"
@@ -58,7 +61,8 @@ class EvalCase {
     {
       ResultWriter writer(plan.output, {},
                           resume ? std::optional(protocol_of(plan, *backend)) : std::nullopt);
-      run_evaluation(plan, spec, Model(Checkpoint(plan.model)), *backend, writer, observer);
+      run_evaluation(plan, spec, Model(Checkpoint(plan.model), *backend, precision_of(plan)), *backend,
+                     writer, observer);
     }
     const ResultReader reader(plan.output);
     std::vector<PointResult> points;

@@ -178,6 +178,15 @@ class CpuBackend final : public Backend {
     }
   }
 
+  void copy_rows(Tensor<float, 2> from, Tensor<int32_t, 1> from_rows, Tensor<float, 2> to,
+                 Tensor<int32_t, 1> to_rows, int64_t n) override {
+    const auto source = reals<Real>(from), target = reals<Real>(to);
+    const int64_t width = from.shape[1];
+    for (int64_t i = 0; i < n; ++i)
+      std::copy_n(&source(from_rows.data() ? from_rows.data()[i] : i, 0), width,
+                  &target(to_rows.data() ? to_rows.data()[i] : i, 0));
+  }
+
   void append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) override {
     auto& target = static_cast<CpuCache<Real>&>(cache);
     const auto& source = as_cpu<Real>(layer);

@@ -142,7 +142,7 @@ void CudaBackend::download(void* target, const void* source, int64_t bytes) {
 }
 
 void CudaBackend::copy(void* target, const void* source, int64_t bytes) {
-  if (bytes == 0) return;
+  if (bytes == 0 || !device_->enqueues()) return;
   device_->use();
   cuda_check(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice,
                              device_->stream()));
@@ -151,26 +151,15 @@ void CudaBackend::copy(void* target, const void* source, int64_t bytes) {
 std::unique_ptr<Stopwatch> CudaBackend::make_stopwatch() { return std::make_unique<EventStopwatch>(device_); }
 
 void* CudaBackend::argument(const void* values, int64_t bytes) {
-  if (being_recorded_ != nullptr) return being_recorded_->argument(staging_, values, bytes);
-  void* const on_device = arguments_.at_least(bytes);
-  staging_.upload(on_device, values, bytes);
-  return on_device;
+  if (being_recorded_ != nullptr) return being_recorded_->argument(values, bytes);
+  return arguments_.send(staging_, values, bytes);
 }
 
 std::unique_ptr<Recording> CudaBackend::record(const std::function<void()>& set_up,
                                                const std::function<void()>& work) {
-  auto recording = std::make_unique<GraphRecording>(device_);
-  being_recorded_ = recording.get();
-  try {
-    // Once as it is: memory that primitives need is there before the graph, which cannot wait for it.
-    set_up();
-    work();
-    recording->capture(set_up, work);
-  } catch (...) {
-    being_recorded_ = nullptr;
-    throw;
-  }
-  being_recorded_ = nullptr;
+  auto recording = std::make_unique<GraphRecording>(device_, staging_, being_recorded_);
+  recording->run(set_up, work);
+  recording->capture(set_up, work);
   recording->keep(workspace_.memory());
   return recording;
 }
@@ -185,10 +174,95 @@ std::unique_ptr<KvCache> CudaBackend::make_cache(const Layer& layer, int64_t pag
   return std::make_unique<CudaCache>(device_, staging_, layer, page_size);
 }
 
+std::unique_ptr<Layer> CudaBackend::make_growing_layer(const LayerShape& shape,
+                                                       std::span<const int64_t> capacities) {
+  return std::make_unique<CudaLayer>(device_, staging_, shape, capacities);
+}
+
+void CudaBackend::set_queries(Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> q) {
+  const nvtx3::scoped_range range_name{"set_queries"};
+  auto& target = dynamic_cast<CudaLayer&>(layer);
+  std::vector<kernels::RowRange> on_host;
+  int64_t longest = 0;
+  for (const RowRange& range : ranges) {
+    require(range.first_row + range.n <= q.shape[0], "a range has more rows than there are queries");
+    layer.q_start[range.sequence] = range.first_position;
+    on_host.push_back({range.sequence, range.first_position, range.n, range.first_row, 0});
+    longest = std::max(longest, range.n);
+  }
+  device_->use();
+  void* const queries = target.queries_for(device_, q.shape[0]);
+  const kernels::RowRange* const on_device = ranges_on_device(on_host);
+  if (device_->enqueues())
+    cuda_check(kernels::set_queries({.heads = target.heads(),
+                                     .q = q.data(),
+                                     .ranges = on_device,
+                                     .n_ranges = int32(static_cast<int64_t>(ranges.size())),
+                                     .longest = longest,
+                                     .queries = queries,
+                                     .first_row = target.q_first_row()},
+                                    device_->stream()));
+}
+
+void CudaBackend::write(KvCache& cache, const Layer& layer, std::span<const RowRange> ranges,
+                        Tensor<float, 3> k, Tensor<float, 3> v, Summaries summaries) {
+  const nvtx3::scoped_range range_name{"write"};
+  auto& target = dynamic_cast<CudaCache&>(cache);
+  std::vector<kernels::RowRange> on_host;
+  int64_t longest = 0;
+  for (const RowRange& range : ranges) {
+    int64_t& has = cache.n_appended[range.sequence];
+    const int64_t end = range.first_position + range.n;
+    if (range.first_position > has || end > layer.n_tokens[range.sequence])
+      throw std::invalid_argument("rows leave a gap in their sequence or exceed it");
+    require(range.first_row + range.n <= k.shape[0], "a range has more rows than there are keys");
+    on_host.push_back({range.sequence, range.first_position, range.n, range.first_row, has});
+    has = std::max(has, end);
+    longest = std::max(longest, range.n);
+  }
+  device_->use();
+  const kernels::RowRange* const on_device = ranges_on_device(on_host);
+  if (device_->enqueues())
+    cuda_check(kernels::write_rows({.heads = dynamic_cast<const CudaLayer&>(layer).heads(),
+                                    .kv = target.pages(),
+                                    .k = k.data(),
+                                    .v = v.data(),
+                                    .ranges = on_device,
+                                    .n_ranges = int32(static_cast<int64_t>(ranges.size())),
+                                    .longest = longest,
+                                    .widen = summaries == Summaries::widen},
+                                   device_->stream()));
+}
+
+const kernels::RowRange* CudaBackend::ranges_on_device(std::span<const kernels::RowRange> ranges) {
+  return static_cast<const kernels::RowRange*>(
+      argument(ranges.data(), static_cast<int64_t>(ranges.size_bytes())));
+}
+
+void CudaBackend::copy_rows(Tensor<float, 2> from, Tensor<int32_t, 1> from_rows, Tensor<float, 2> to,
+                            Tensor<int32_t, 1> to_rows, int64_t n) {
+  require(from.shape[1] == to.shape[1], "rows differ in width");
+  device_->use();
+  if (device_->enqueues())
+    cuda_check(kernels::copy_rows({.from = from.data(),
+                                   .from_rows = from_rows.data(),
+                                   .to = to.data(),
+                                   .to_rows = to_rows.data(),
+                                   .n = n,
+                                   .width = from.shape[1]},
+                                  device_->stream()));
+}
+
+ModelPrimitives* CudaBackend::model_primitives() {
+  if (!model_primitives_) model_primitives_ = std::make_unique<CudaModelPrimitives>(device_);
+  return model_primitives_.get();
+}
+
 void CudaBackend::append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) {
   const nvtx3::scoped_range range_name{"append"};
   const auto& source = dynamic_cast<const CudaLayer&>(layer);
   auto& target = dynamic_cast<CudaCache&>(cache);
+  require(source.k() != nullptr, "a growing layer has no tokens of its own to append");
   int64_t longest = 0;
   for (const TokenRange& range : ranges) {
     require(range.from == cache.n_appended[range.sequence] && range.to >= range.from &&
@@ -199,15 +273,16 @@ void CudaBackend::append(KvCache& cache, const Layer& layer, std::span<const Tok
   }
   const auto bytes = static_cast<int64_t>(ranges.size_bytes());
   void* const on_device = argument(ranges.data(), bytes);
-  cuda_check(kernels::append({.heads = source.heads(),
-                              .kv = target.pages(),
-                              .k = source.k(),
-                              .v = source.v(),
-                              .first_row = source.kv_first_row(),
-                              .ranges = static_cast<const kernels::TokenRange*>(on_device),
-                              .n_ranges = int32(static_cast<int64_t>(ranges.size())),
-                              .longest = longest},
-                             device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::append({.heads = source.heads(),
+                                .kv = target.pages(),
+                                .k = source.k(),
+                                .v = source.v(),
+                                .first_row = source.kv_first_row(),
+                                .ranges = static_cast<const kernels::TokenRange*>(on_device),
+                                .n_ranges = int32(static_cast<int64_t>(ranges.size())),
+                                .longest = longest},
+                               device_->stream()));
 }
 
 void CudaBackend::truncate(KvCache& cache, const Layer&, std::span<const int64_t> to) {
@@ -247,7 +322,7 @@ void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& b
   params.stream_blocks = plan.stream_blocks;
   params.splits = plan.split.splits;
   params.workspace = workspace_.at_least(plan.split.workspace_bytes);
-  cuda_check(kernels::dense(params, device_->stream()));
+  if (device_->enqueues()) cuda_check(kernels::dense(params, device_->stream()));
 }
 
 void CudaBackend::score_pages(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
@@ -257,17 +332,18 @@ void CudaBackend::score_pages(const Layer& layer, const KvCache& cache, const Bl
   require(scores.shape[2] <= cache.max_pages, "scores have more pages than the cache");
   const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
   device_->use();
-  cuda_check(kernels::score_pages({.heads = on_device.heads(),
-                                   .kv = dynamic_cast<const CudaCache&>(cache).pages(),
-                                   .q = on_device.queries(),
-                                   .steps = steps_of(block),
-                                   .n_steps = int32(block.size()),
-                                   .per_kv_head = policy.unit == Unit::per_kv_head,
-                                   .combine = combine_of(policy.combine),
-                                   .round_to_storage = round_to_storage,
-                                   .scores = scores.data(),
-                                   .n_pages = int32(scores.shape[2])},
-                                  device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::score_pages({.heads = on_device.heads(),
+                                     .kv = dynamic_cast<const CudaCache&>(cache).pages(),
+                                     .q = on_device.queries(),
+                                     .steps = steps_of(block),
+                                     .n_steps = int32(block.size()),
+                                     .per_kv_head = policy.unit == Unit::per_kv_head,
+                                     .combine = combine_of(policy.combine),
+                                     .round_to_storage = round_to_storage,
+                                     .scores = scores.data(),
+                                     .n_pages = int32(scores.shape[2])},
+                                    device_->stream()));
 }
 
 void CudaBackend::page_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
@@ -277,32 +353,34 @@ void CudaBackend::page_mass(const Layer& layer, const KvCache& cache, const Bloc
   require(mass.shape[2] <= cache.max_pages, "masses have more pages than the cache");
   const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
   device_->use();
-  cuda_check(kernels::page_mass({.heads = on_device.heads(),
-                                 .scale = static_cast<float>(layer.scale),
-                                 .kv = dynamic_cast<const CudaCache&>(cache).pages(),
-                                 .q = on_device.queries(),
-                                 .steps = steps_of(block),
-                                 .n_steps = int32(block.size()),
-                                 .per_kv_head = unit == Unit::per_kv_head,
-                                 .lse = lse.data(),
-                                 .mass = mass.data(),
-                                 .n_pages = int32(mass.shape[2])},
-                                device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::page_mass({.heads = on_device.heads(),
+                                   .scale = static_cast<float>(layer.scale),
+                                   .kv = dynamic_cast<const CudaCache&>(cache).pages(),
+                                   .q = on_device.queries(),
+                                   .steps = steps_of(block),
+                                   .n_steps = int32(block.size()),
+                                   .per_kv_head = unit == Unit::per_kv_head,
+                                   .lse = lse.data(),
+                                   .mass = mass.data(),
+                                   .n_pages = int32(mass.shape[2])},
+                                  device_->stream()));
 }
 
 void CudaBackend::random_scores(const Layer& layer, const KvCache& cache, const Block& block, uint64_t seed,
                                 Tensor<float, 3> scores) {
   const nvtx3::scoped_range range_name{"random_scores"};
   device_->use();
-  cuda_check(kernels::random_scores({.steps = steps_of(block),
-                                     .n_steps = int32(block.size()),
-                                     .n_units = int32(scores.shape[1]),
-                                     .page_size = int32(cache.page_size),
-                                     .seed = seed,
-                                     .layer = layer.layer,
-                                     .scores = scores.data(),
-                                     .n_pages = int32(scores.shape[2])},
-                                    device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::random_scores({.steps = steps_of(block),
+                                       .n_steps = int32(block.size()),
+                                       .n_units = int32(scores.shape[1]),
+                                       .page_size = int32(cache.page_size),
+                                       .seed = seed,
+                                       .layer = layer.layer,
+                                       .scores = scores.data(),
+                                       .n_pages = int32(scores.shape[2])},
+                                      device_->stream()));
 }
 
 void CudaBackend::select_top_k(const KvCache& cache, const Block& block, Tensor<float, 3> scores,
@@ -311,16 +389,17 @@ void CudaBackend::select_top_k(const KvCache& cache, const Block& block, Tensor<
   require_selectable(cache.page_size, block, scores, k, newest, lists);
   const auto bytes = static_cast<int64_t>(k.size_bytes());
   void* const k_on_device = argument(k.data(), bytes);
-  cuda_check(kernels::select_top_k({.steps = steps_of(block),
-                                    .n_steps = int32(block.size()),
-                                    .n_units = int32(scores.shape[1]),
-                                    .page_size = int32(cache.page_size),
-                                    .scores = scores.data(),
-                                    .n_pages = int32(scores.shape[2]),
-                                    .k = static_cast<const int32_t*>(k_on_device),
-                                    .newest = newest_of(newest),
-                                    .lists = lists_of(lists)},
-                                   device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::select_top_k({.steps = steps_of(block),
+                                      .n_steps = int32(block.size()),
+                                      .n_units = int32(scores.shape[1]),
+                                      .page_size = int32(cache.page_size),
+                                      .scores = scores.data(),
+                                      .n_pages = int32(scores.shape[2]),
+                                      .k = static_cast<const int32_t*>(k_on_device),
+                                      .newest = newest_of(newest),
+                                      .lists = lists_of(lists)},
+                                     device_->stream()));
 }
 
 void CudaBackend::note_loads(const Block& block, const PageLists& lists, Tensor<int32_t, 3> last_loaded,
@@ -328,15 +407,16 @@ void CudaBackend::note_loads(const Block& block, const PageLists& lists, Tensor<
   const nvtx3::scoped_range range_name{"note_loads"};
   require(previous.shape == lists.pages.shape, "`previous` and the page lists differ in shape");
   device_->use();
-  cuda_check(kernels::note_loads({.steps = steps_of(block),
-                                  .n_steps = int32(block.size()),
-                                  .n_units = int32(last_loaded.shape[1]),
-                                  .n_sequences = int32(last_loaded.shape[0]),
-                                  .lists = lists_of(lists),
-                                  .last_loaded = last_loaded.data(),
-                                  .n_pages = int32(last_loaded.shape[2]),
-                                  .previous = previous.data()},
-                                 device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::note_loads({.steps = steps_of(block),
+                                    .n_steps = int32(block.size()),
+                                    .n_units = int32(last_loaded.shape[1]),
+                                    .n_sequences = int32(last_loaded.shape[0]),
+                                    .lists = lists_of(lists),
+                                    .last_loaded = last_loaded.data(),
+                                    .n_pages = int32(last_loaded.shape[2]),
+                                    .previous = previous.data()},
+                                   device_->stream()));
 }
 
 void CudaBackend::attend(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
@@ -366,23 +446,39 @@ void CudaBackend::attend(const Layer& layer, const KvCache& cache, const Block& 
   const kernels::SplitPlan plan = kernels::plan_attend(params, device_->multiprocessors());
   params.splits = plan.splits;
   params.workspace = workspace_.at_least(plan.workspace_bytes);
-  cuda_check(kernels::attend(params, device_->stream()));
+  if (device_->enqueues()) cuda_check(kernels::attend(params, device_->stream()));
 }
 
 void CudaBackend::merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) {
   const nvtx3::scoped_range range_name{"merge"};
   device_->use();
-  cuda_check(kernels::merge({.steps = steps_of(block),
-                             .n_steps = int32(block.size()),
-                             .window = int32(window),
-                             .slots = int32(partials.out.shape[1]),
-                             .n_q_heads = int32(outputs.out.shape[1]),
-                             .head_dim = int32(outputs.out.shape[2]),
-                             .partial_out = partials.out.data(),
-                             .partial_lse = partials.lse.data(),
-                             .out = outputs.out.data(),
-                             .lse = outputs.lse.data()},
-                            device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::merge({.steps = steps_of(block),
+                               .n_steps = int32(block.size()),
+                               .window = int32(window),
+                               .slots = int32(partials.out.shape[1]),
+                               .n_q_heads = int32(outputs.out.shape[1]),
+                               .head_dim = int32(outputs.out.shape[2]),
+                               .partial_out = partials.out.data(),
+                               .partial_lse = partials.lse.data(),
+                               .out = outputs.out.data(),
+                               .lse = outputs.lse.data()},
+                              device_->stream()));
+}
+
+int32_t CudaBackend::planned_cluster(const kernels::DecodeStepParams& params) {
+  const StepShape shape{static_cast<int32_t>(params.heads.type),
+                        params.heads.n_q_heads,
+                        params.heads.n_kv_heads,
+                        params.heads.head_dim,
+                        params.kv.page_size,
+                        params.n_steps,
+                        params.lists.capacity,
+                        params.n_pages,
+                        params.window};
+  const auto [planned, is_new] = planned_clusters_.try_emplace(shape, 0);
+  if (is_new) planned->second = kernels::plan_decode_step(params, device_->limits());
+  return planned->second;
 }
 
 bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& block, const BoundStep& step) {
@@ -393,7 +489,7 @@ bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& b
                                    .scale = static_cast<float>(layer.scale),
                                    .kv = target.pages(),
                                    .q = on_device.queries(),
-                                   .appended_k = on_device.k(),
+                                   .appended_k = step.is_written ? nullptr : on_device.k(),
                                    .appended_v = on_device.v(),
                                    .first_row = on_device.kv_first_row(),
                                    .steps = steps_of(block),
@@ -409,27 +505,31 @@ bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& b
                                    .out = step.outputs.out.data(),
                                    .lse = step.outputs.lse.data(),
                                    .cluster = 0};
+  require(step.is_written || on_device.k() != nullptr, "a growing layer has no tokens of its own to append");
   device_->use();
-  params.cluster = kernels::plan_decode_step(params, device_->limits());
+  params.cluster = planned_cluster(params);
   if (params.cluster == 0) return false;
 
   std::set<int32_t> sequences;
   for (const BlockStep& row : block.steps) {
     require(sequences.insert(row.sequence).second, "a decode step takes one row of each sequence");
-    require(row.position == cache.n_appended[row.sequence] && row.position < layer.n_tokens[row.sequence],
+    const int64_t has = cache.n_appended[row.sequence];
+    require(step.is_written ? row.position < has
+                            : row.position == has && row.position < layer.n_tokens[row.sequence],
             "a decode step does not continue its sequence");
   }
   require(step.lists.pages.shape[1] == layer.n_kv_heads, "a decode step has page sets per KV head");
   require(step.window == 1 || step.last_loaded.shape[2] == cache.max_pages,
           "last_loaded and the cache differ in pages");
-  for (const BlockStep& row : block.steps) cache.n_appended[row.sequence] = row.position + 1;
+  if (!step.is_written)
+    for (const BlockStep& row : block.steps) cache.n_appended[row.sequence] = row.position + 1;
   require_readable(layer, cache, block, step.window);
   // Its own scores never leave the device; their shape is that of the cache.
   Tensor<float, 3> scores;
   scores.shape = {block.size(), layer.n_kv_heads, cache.max_pages};
   require_selectable(cache.page_size, block, scores, step.k, step.newest, step.lists);
   params.k = static_cast<const int32_t*>(argument(step.k.data(), static_cast<int64_t>(step.k.size_bytes())));
-  cuda_check(kernels::decode_step(params, device_->stream()));
+  if (device_->enqueues()) cuda_check(kernels::decode_step(params, device_->stream()));
   return true;
 }
 
@@ -441,16 +541,17 @@ Fidelity CudaBackend::compare(const Outputs& outputs, int64_t first_row, Tensor<
   const int64_t bytes = rows * static_cast<int64_t>(sizeof(float));
   auto* const errors = static_cast<float*>(workspace_.at_least(3 * bytes));
   device_->use();
-  cuda_check(kernels::compare({.out = outputs.out.data() + first_row * heads * d,
-                               .lse = outputs.lse.data() + first_row * heads,
-                               .reference_out = reference_out.data(),
-                               .reference_lse = reference_lse.data(),
-                               .rows = rows,
-                               .head_dim = int32(d),
-                               .rel_l2 = errors,
-                               .cosine = errors + rows,
-                               .recall = errors + 2 * rows},
-                              device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::compare({.out = outputs.out.data() + first_row * heads * d,
+                                 .lse = outputs.lse.data() + first_row * heads,
+                                 .reference_out = reference_out.data(),
+                                 .reference_lse = reference_lse.data(),
+                                 .rows = rows,
+                                 .head_dim = int32(d),
+                                 .rel_l2 = errors,
+                                 .cosine = errors + rows,
+                                 .recall = errors + 2 * rows},
+                                device_->stream()));
   const auto size = static_cast<size_t>(rows);
   Fidelity fidelity{std::vector<float>(size), std::vector<float>(size), std::vector<float>(size)};
   download(fidelity.rel_l2.data(), errors, bytes);
@@ -465,13 +566,14 @@ void CudaBackend::rank_pages(const Block& block, Tensor<float, 3> scores, const 
   require(ranks.shape[1] == lists.pages.shape[1] && ranks.shape[2] == lists.pages.shape[2],
           "ranks and the page lists differ in shape");
   device_->use();
-  cuda_check(kernels::rank_pages({.n_steps = int32(block.size()),
-                                  .n_units = int32(scores.shape[1]),
-                                  .scores = scores.data(),
-                                  .n_pages = int32(scores.shape[2]),
-                                  .lists = lists_of(lists),
-                                  .ranks = ranks.data()},
-                                 device_->stream()));
+  if (device_->enqueues())
+    cuda_check(kernels::rank_pages({.n_steps = int32(block.size()),
+                                    .n_units = int32(scores.shape[1]),
+                                    .scores = scores.data(),
+                                    .n_pages = int32(scores.shape[2]),
+                                    .lists = lists_of(lists),
+                                    .ranks = ranks.data()},
+                                   device_->stream()));
 }
 
 }  // namespace hindsight::cuda

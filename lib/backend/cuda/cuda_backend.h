@@ -2,7 +2,12 @@
 // The CUDA backend: turns tensors and blocks into the parameters of kernels/kernels.h, and enqueues on one
 // stream.
 
+#include <array>
+#include <map>
+#include <memory>
+
 #include "backend/backend.h"
+#include "backend/cuda/cuda_model_primitives.h"
 #include "backend/cuda/device.h"
 #include "backend/cuda/recording.h"
 #include "backend/cuda/staging.h"
@@ -31,6 +36,15 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Layer> load_layer(std::span<const LayerTensors> batch) override;
   std::unique_ptr<KvCache> make_cache(const Layer& layer, int64_t page_size) override;
 
+  std::unique_ptr<Layer> make_growing_layer(const LayerShape& shape,
+                                            std::span<const int64_t> capacities) override;
+  void set_queries(Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> q) override;
+  void write(KvCache& cache, const Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> k,
+             Tensor<float, 3> v, Summaries summaries) override;
+  void copy_rows(Tensor<float, 2> from, Tensor<int32_t, 1> from_rows, Tensor<float, 2> to,
+                 Tensor<int32_t, 1> to_rows, int64_t n) override;
+  ModelPrimitives* model_primitives() override;
+
   void append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) override;
   void truncate(KvCache& cache, const Layer& layer, std::span<const int64_t> to) override;
   void dense(const Layer& layer, const KvCache& cache, const Block& block, Tensor<float, 3> out,
@@ -58,12 +72,18 @@ class CudaBackend final : public Backend {
  private:
   /// A small array of the host on the device, for the next primitive.
   void* argument(const void* values, int64_t bytes);
+  const kernels::RowRange* ranges_on_device(std::span<const kernels::RowRange> ranges);
+  /// kernels::plan_decode_step, which asks CUDA for the occupancy: once for every shape.
+  int32_t planned_cluster(const kernels::DecodeStepParams& params);
 
   std::shared_ptr<Device> device_;
   Staging staging_;
-  Scratch workspace_;                         ///< of kernels: partial results of splits, errors
-  Scratch arguments_;                         ///< small arrays from the host that one primitive reads
-  DeviceMemory arrived_;                      ///< counters of split launches, zeros between them
+  Scratch workspace_;     ///< of kernels: partial results of splits, errors
+  SentArrays arguments_;  ///< small arrays from the host that primitives read
+  DeviceMemory arrived_;  ///< counters of split launches, zeros between them
+  std::unique_ptr<CudaModelPrimitives> model_primitives_;  ///< made when first asked for
+  using StepShape = std::array<int32_t, 9>;                ///< all that planning depends on
+  std::map<StepShape, int32_t> planned_clusters_;
   GraphRecording* being_recorded_ = nullptr;  ///< keeps the arguments of its primitives
 };
 

@@ -27,6 +27,9 @@ class Device {
   void use() const;
   cudaStream_t stream() const { return stream_; }
   void synchronize() const;
+  /// Whether primitives enqueue: not while a recording takes new arguments.
+  bool enqueues() const { return enqueues_; }
+  void set_enqueues(bool enqueues) { enqueues_ = enqueues; }
   /// Throws EnvironmentError stating bytes wanted and free when there is not enough memory.
   void* allocate(int64_t bytes);
   void free(void* data) noexcept;
@@ -41,6 +44,7 @@ class Device {
 
  private:
   int index_ = 0;
+  bool enqueues_ = true;
   kernels::DeviceLimits limits_{};
   std::string name_;
   cudaStream_t stream_ = nullptr;

@@ -1,5 +1,6 @@
 #include "backend/cuda/recording.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "backend/cuda/check.h"
@@ -33,34 +34,80 @@ class Capture {
 
 }  // namespace
 
-GraphRecording::GraphRecording(std::shared_ptr<Device> device)
-    : device_(std::move(device)), begin_(*device_, Event::Timing::on), end_(*device_, Event::Timing::on) {}
+GraphRecording::GraphRecording(std::shared_ptr<Device> device, Staging& staging,
+                               GraphRecording*& being_recorded)
+    : device_(std::move(device)),
+      staging_(staging),
+      being_recorded_(being_recorded),
+      begin_(*device_, Event::Timing::on),
+      end_(*device_, Event::Timing::on) {}
 
 GraphRecording::~GraphRecording() {
   if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
 }
 
-void* GraphRecording::argument(Staging& staging, const void* values, int64_t bytes) {
-  if (!capturing_) {
-    arguments_.push_back(std::make_shared<DeviceMemory>(device_, bytes));
-    staging.upload(arguments_.back()->data(), values, bytes);
-    return arguments_.back()->data();
+void GraphRecording::in_state(State state, const std::function<void()>& work) {
+  state_ = state;
+  next_argument_ = 0;
+  being_recorded_ = this;
+  device_->set_enqueues(state != State::taking_arguments);
+  const auto leave = [&] {
+    being_recorded_ = nullptr;
+    device_->set_enqueues(true);
+  };
+  try {
+    work();
+  } catch (...) {
+    leave();
+    throw;
   }
-  if (next_argument_ == arguments_.size() || arguments_[next_argument_]->bytes() != bytes)
+  leave();
+  if (state != State::running && next_argument_ != arguments_.size())
     throw std::logic_error("the primitives of a recording differ from call to call");
-  return arguments_[next_argument_++]->data();
+}
+
+void* GraphRecording::argument(const void* values, int64_t bytes) {
+  const auto* const first = static_cast<const std::byte*>(values);
+  if (state_ == State::running) {
+    constexpr int64_t alignment = 256;
+    const auto offset = static_cast<int64_t>(on_host_.size());
+    on_host_.insert(on_host_.end(), first, first + bytes);
+    on_host_.resize((on_host_.size() + alignment - 1) / alignment * alignment);
+    arguments_.push_back({offset, bytes});
+    // Where it will be is not known yet: for this once it has memory of its own.
+    kept_.push_back(std::make_shared<DeviceMemory>(device_, bytes));
+    staging_.upload(kept_.back()->data(), values, bytes);
+    return kept_.back()->data();
+  }
+  if (next_argument_ == arguments_.size() || arguments_[next_argument_].bytes != bytes)
+    throw std::logic_error("the primitives of a recording differ from call to call");
+  const Argument& argument = arguments_[next_argument_++];
+  if (state_ == State::taking_arguments) std::copy(first, first + bytes, on_host_.begin() + argument.offset);
+  return static_cast<std::byte*>(memory_->data()) + argument.offset;
+}
+
+void GraphRecording::run(const std::function<void()>& set_up, const std::function<void()>& work) {
+  in_state(State::running, [&] {
+    set_up();
+    work();
+  });
+  const auto bytes = static_cast<int64_t>(on_host_.size());
+  memory_ = std::make_unique<DeviceMemory>(device_, bytes);
+  staging_.upload(memory_->data(), on_host_.data(), bytes);
+  device_->synchronize();
+  kept_.clear();
 }
 
 void GraphRecording::capture(const std::function<void()>& set_up, const std::function<void()>& work) {
   device_->synchronize();
-  capturing_ = true;
   Capture capture(device_->stream());
-  set_up();
-  begin_.record_in_graph(device_->stream());
-  work();
-  end_.record_in_graph(device_->stream());
+  in_state(State::capturing, [&] {
+    set_up();
+    begin_.record_in_graph(device_->stream());
+    work();
+    end_.record_in_graph(device_->stream());
+  });
   cuda_check(cudaGraphInstantiate(&graph_, capture.end(), 0));
-  capturing_ = false;
 }
 
 double GraphRecording::replay_us() {
@@ -68,6 +115,16 @@ double GraphRecording::replay_us() {
   cuda_check(cudaGraphLaunch(graph_, device_->stream()));
   device_->synchronize();
   return end_.us_since(begin_);
+}
+
+void GraphRecording::rerun(const std::function<void()>& set_up, const std::function<void()>& work) {
+  in_state(State::taking_arguments, [&] {
+    set_up();
+    work();
+  });
+  staging_.upload(memory_->data(), on_host_.data(), static_cast<int64_t>(on_host_.size()));
+  device_->use();
+  cuda_check(cudaGraphLaunch(graph_, device_->stream()));
 }
 
 }  // namespace hindsight::cuda

@@ -84,7 +84,32 @@ CudaLayer::CudaLayer(const std::shared_ptr<Device>& device, Staging& staging,
   kv_first_row_ = upload_all(device, staging, kv_first_row);
 }
 
-int64_t CudaLayer::bytes() const { return q_->bytes() + k_->bytes() + v_->bytes(); }
+CudaLayer::CudaLayer(const std::shared_ptr<Device>& device, Staging& staging, const LayerShape& shape,
+                     std::span<const int64_t> capacities) {
+  if (capacities.empty()) throw std::invalid_argument("a layer needs one sequence at least");
+  layer = shape.layer;
+  n_q_heads = shape.n_q_heads;
+  n_kv_heads = shape.n_kv_heads;
+  head_dim = shape.head_dim;
+  scale = shape.scale;
+  dtype = shape.dtype;
+  n_tokens.assign(capacities.begin(), capacities.end());
+  q_start.assign(capacities.size(), 0);
+  q_first_row_ = upload_all(device, staging, std::vector<int64_t>(capacities.size(), 0));
+}
+
+void* CudaLayer::queries_for(const std::shared_ptr<Device>& device, int64_t rows) {
+  const int64_t needed = rows * n_q_heads * head_dim * size_of(dtype);
+  if (!q_ || q_->bytes() < needed) q_ = make_memory(device, needed);
+  return q_->data();
+}
+
+int64_t CudaLayer::bytes() const {
+  int64_t total = 0;
+  for (const auto* memory : {&q_, &k_, &v_})
+    if (*memory) total += (*memory)->bytes();
+  return total;
+}
 
 kernels::Heads CudaLayer::heads() const {
   return {element_type(dtype), static_cast<int32_t>(n_q_heads), static_cast<int32_t>(n_kv_heads),
@@ -92,7 +117,9 @@ kernels::Heads CudaLayer::heads() const {
 }
 
 kernels::Queries CudaLayer::queries() const {
-  return {q_->data(), static_cast<const int64_t*>(q_first_row_->data())};
+  if (!q_) throw std::invalid_argument("a layer has no queries yet");
+  // A layer that grows has its rows written down by a kernel, set_queries.
+  return {q_->data(), q_first_row(), k_ != nullptr};
 }
 
 CudaCache::CudaCache(const std::shared_ptr<Device>& device, Staging& staging, const Layer& layer,

@@ -1,5 +1,6 @@
 #include "backend/cuda/staging.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "backend/cuda/check.h"
@@ -26,6 +27,21 @@ void Staging::upload(void* target, const void* source, int64_t bytes) {
   std::memcpy(slot->memory.data(), source, size);
   cuda_check(cudaMemcpyAsync(target, slot->memory.data(), size, cudaMemcpyHostToDevice, device_->stream()));
   slot->copied.record(device_->stream());
+}
+
+void* SentArrays::send(Staging& staging, const void* values, int64_t bytes) {
+  const auto* first = static_cast<const std::byte*>(values);
+  for (Sent& sent : sent_)
+    if (sent.memory && std::equal(first, first + bytes, sent.values.begin(), sent.values.end()))
+      return sent.memory->data();
+  // Replaced in the stream's order: whoever was given the old array has read it by then.
+  Sent& sent = sent_[next_];
+  next_ = (next_ + 1) % sent_.size();
+  sent.values.assign(first, first + bytes);
+  if (!sent.memory || sent.memory->bytes() < bytes)
+    sent.memory = std::make_unique<DeviceMemory>(device_, bytes);
+  staging.upload(sent.memory->data(), values, bytes);
+  return sent.memory->data();
 }
 
 }  // namespace hindsight::cuda

@@ -3,7 +3,9 @@
 // slots that are used in turn.
 
 #include <array>
+#include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "backend/cuda/device.h"
 
@@ -24,6 +26,24 @@ class Staging {
   };
   std::shared_ptr<Device> device_;
   std::array<std::unique_ptr<Slot>, 8> slots_;  ///< made when first needed
+  size_t next_ = 0;
+};
+
+/// Small host arrays on the device. Layers of a model take the same arrays one after another: what was sent
+/// lately is not sent again.
+class SentArrays {
+ public:
+  explicit SentArrays(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+  /// Where the array is, valid for what is enqueued before the next eight calls.
+  void* send(Staging& staging, const void* values, int64_t bytes);
+
+ private:
+  struct Sent {
+    std::vector<std::byte> values;
+    std::unique_ptr<DeviceMemory> memory;
+  };
+  std::shared_ptr<Device> device_;
+  std::array<Sent, 8> sent_;
   size_t next_ = 0;
 };
 
