@@ -24,7 +24,14 @@ int64_t steps_per_block(int64_t bytes_per_step, int64_t most) {
 }
 
 Residency::Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes)
-    : backend_(backend), trace_(trace), reader_(trace.file), kept_(limit_bytes) {}
+    : Residency(backend, trace, limit_bytes,
+                [&backend, reader = std::make_shared<TraceReader>(trace.file)](int64_t layer) {
+                  const LayerTensors tensors = reader->read_layer(layer);
+                  return std::shared_ptr<const Layer>(backend.load_layer({&tensors, 1}));
+                }) {}
+
+Residency::Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes, LayerSource source)
+    : backend_(backend), trace_(trace), source_(std::move(source)), kept_(limit_bytes) {}
 
 Block Residency::block(int64_t first_step, int64_t n, int64_t window) const {
   std::vector<BlockStep> steps;
@@ -36,11 +43,7 @@ Block Residency::block(int64_t first_step, int64_t n, int64_t window) const {
 
 std::shared_ptr<const Layer> Residency::layer(int64_t layer) {
   return kept_.get<Layer>(
-      fmt::format("layer {}", layer),
-      [&]() -> std::shared_ptr<const Layer> {
-        const LayerTensors tensors = reader_.read_layer(layer);
-        return backend_.load_layer({&tensors, 1});
-      },
+      fmt::format("layer {}", layer), [&] { return source_(layer); },
       [](const Layer& value) { return value.bytes(); });
 }
 

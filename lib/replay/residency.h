@@ -51,10 +51,16 @@ struct Reference {
   Tensor<float, 2> lse;  ///< [n_steps, Hq]
 };
 
+/// Brings a layer of the trace (by its model index) to the backend.
+using LayerSource = std::function<std::shared_ptr<const Layer>(int64_t layer)>;
+
 /// The shared parts of the replays of one trace.
 class Residency {
  public:
+  /// Layers are read from the trace's file. Throws TraceError where it cannot be opened.
   Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes);
+  /// Layers come from elsewhere: the trace needs no file.
+  Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes, LayerSource source);
 
   std::shared_ptr<const Layer> layer(int64_t layer);
   /// With all tokens up to the last replayed position appended.
@@ -68,7 +74,7 @@ class Residency {
  private:
   Backend& backend_;
   const ReplayTrace& trace_;
-  TraceReader reader_;
+  LayerSource source_;
   BoundedCache kept_;
 };
 
