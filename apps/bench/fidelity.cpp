@@ -157,9 +157,9 @@ class TimedBackend final : public Backend {
     time("compare", [&] { result = of_.compare(outputs, first_row, reference_out, reference_lse); });
     return result;
   }
-  void rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
-                  Tensor<int32_t, 3> ranks) override {
-    time("rank_pages", [&] { of_.rank_pages(block, scores, lists, ranks); });
+  void count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets, int64_t window,
+                       Tensor<int32_t, 3> counts) override {
+    time("count_selection", [&] { of_.count_selection(cache, block, sets, window, counts); });
   }
 
  private:

@@ -28,6 +28,15 @@ static_assert(sizeof(TokenRange) == sizeof(kernels::TokenRange) &&
               offsetof(TokenRange, from) == offsetof(kernels::TokenRange, from) &&
               offsetof(TokenRange, to) == offsetof(kernels::TokenRange, to));
 
+static_assert(SelectionColumns::loaded == kernels::kSelectionLoaded &&
+              SelectionColumns::kept == kernels::kSelectionKept &&
+              SelectionColumns::best == kernels::kSelectionBest &&
+              SelectionColumns::best_loaded == kernels::kSelectionBestLoaded &&
+              SelectionColumns::own_tokens == kernels::kSelectionOwnTokens &&
+              SelectionColumns::late_ranks == kernels::kSelectionLateRanks &&
+              SelectionColumns::late_rank_bins == kernels::kLateRankBins &&
+              SelectionColumns::shown == kernels::kSelectionShown);
+
 const kernels::Step* steps_of(const Block& block) {
   return reinterpret_cast<const kernels::Step*>(block.on_backend.data());
 }
@@ -449,19 +458,28 @@ Fidelity CudaBackend::compare(const Outputs& outputs, int64_t first_row, Tensor<
   return fidelity;
 }
 
-void CudaBackend::rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
-                             Tensor<int32_t, 3> ranks) {
-  const nvtx3::scoped_range range_name{"rank_pages"};
-  require(ranks.shape[1] == lists.pages.shape[1] && ranks.shape[2] == lists.pages.shape[2],
-          "ranks and the page lists differ in shape");
+void CudaBackend::count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets,
+                                  int64_t window, Tensor<int32_t, 3> counts) {
+  const nvtx3::scoped_range range_name{"count_selection"};
+  require(sets.previous.shape == sets.loaded.pages.shape, "`previous` and the page lists differ in shape");
+  require(counts.shape[0] == block.size() && counts.shape[1] == sets.loaded.pages.shape[1] &&
+              counts.shape[2] == SelectionColumns::count(window),
+          "counts have another shape than the page sets ask for");
   device_->use();
-  cuda_check(kernels::rank_pages({.n_steps = int32(block.size()),
-                                  .n_units = int32(scores.shape[1]),
-                                  .scores = scores.data(),
-                                  .n_pages = int32(scores.shape[2]),
-                                  .lists = lists_of(lists),
-                                  .ranks = ranks.data()},
-                                 device_->stream()));
+  cuda_check(kernels::count_selection({.steps = steps_of(block),
+                                       .n_steps = int32(block.size()),
+                                       .n_units = int32(counts.shape[1]),
+                                       .units_per_kv_head = int32(sets.units_per_kv_head),
+                                       .page_size = int32(cache.page_size),
+                                       .n_pages = int32(cache.max_pages),
+                                       .window = int32(window),
+                                       .loaded = lists_of(sets.loaded),
+                                       .previous = sets.previous.data(),
+                                       .count_before = sets.count_before.data(),
+                                       .scores_before = sets.scores_before.data(),
+                                       .best = lists_of(sets.best),
+                                       .counts = counts.data()},
+                                      device_->stream()));
 }
 
 }  // namespace hindsight::cuda
