@@ -260,6 +260,16 @@ DensePlan plan_dense(const DenseParams& params, int64_t longest, bool adjacent_s
                      int32_t multiprocessors);
 cudaError_t dense(const DenseParams& params, cudaStream_t stream);
 
+/// The same for blocks of many steps of one sequence, positions ascending, by warpgroup products: some times
+/// as fast. The plan has 0 splits where it cannot do it: elsewhere than on compute capability 9.0 in a build
+/// for 9.0a (HINDSIGHT_KERNELS_90A), other types than 16-bit ones, head_dim other than 64 and 128, page sizes
+/// other than 16, 32, 64 and 128, a scale that is not positive, less than 64 rows (n*G). `longest` as above.
+SplitPlan plan_dense_block(const DenseParams& params, int64_t longest, const DeviceLimits& device);
+cudaError_t dense_block(const DenseParams& params, cudaStream_t stream);
+/// Page masses in the same way and under the same conditions.
+bool takes_mass_block(const PageMassParams& params, const DeviceLimits& device);
+cudaError_t mass_block(const PageMassParams& params, cudaStream_t stream);
+
 /// Slot 0 of row i becomes outputs[row]; slot s > 0 is merged into outputs[row - s], rows ascending. A slot
 /// with lse = -inf changes no bit.
 struct MergeParams {

@@ -66,8 +66,11 @@ def selected_pages(layer: Layer, budget: int) -> torch.Tensor:
     pages = tokens // PAGE
     by_page = layer.k.view(KV_HEADS, pages, PAGE, HEAD_DIM)
     bounds = torch.cat([by_page.amax(2), by_page.amin(2)], dim=-1)  # [Hkv, J, 2d]
-    weights = torch.cat([layer.q.clamp(min=0), layer.q.clamp(max=0)], dim=-1).mean(2)
-    scores = torch.matmul(weights.transpose(0, 1), bounds.transpose(1, 2)).transpose(0, 1).float()
+    weights = torch.cat([layer.q.clamp(min=0), layer.q.clamp(max=0)], dim=-1)
+    rows = weights.transpose(0, 1).reshape(KV_HEADS, n * GROUP, 2 * HEAD_DIM)
+    # Scores that bfloat16 rounds would change from step to step: float32, as the replay has them.
+    per_head = torch.bmm(rows, bounds.transpose(1, 2), out_dtype=torch.float32)
+    scores = per_head.view(KV_HEADS, n, GROUP, pages).mean(2).transpose(0, 1).contiguous()
     newest = (layer.first + torch.arange(n, device="cuda")) // PAGE
     place = torch.arange(pages, device="cuda")
     scores.masked_fill_((place[None] > newest[:, None])[:, None], -torch.inf)

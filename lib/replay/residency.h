@@ -68,14 +68,16 @@ class Residency {
   std::shared_ptr<const Reference> reference(int64_t layer);
   /// [n_steps, U, J].
   std::shared_ptr<const Tensor<float, 3>> page_mass(int64_t layer, int64_t page_size, Unit unit);
-  /// Steps [first, first + n) of the trace as a block, for a window of w.
-  Block block(int64_t first_step, int64_t n, int64_t window) const;
+  /// Steps [first, first + n) of the trace as a block, for a window of w. All of a window's blocks are parts
+  /// of one.
+  Block block(int64_t first_step, int64_t n, int64_t window);
 
  private:
   Backend& backend_;
   const ReplayTrace& trace_;
   LayerSource source_;
   BoundedCache kept_;
+  std::map<int64_t, Block> blocks_;  ///< all steps, by window
 };
 
 /// Steps that one call of a primitive takes, so that its tensors stay small: at most `most`, at least 1.

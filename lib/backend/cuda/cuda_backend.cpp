@@ -74,6 +74,11 @@ void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
+bool of_one_sequence(const Block& block) {
+  return std::ranges::all_of(
+      block.steps, [&](const BlockStep& step) { return step.sequence == block.steps.front().sequence; });
+}
+
 /// Kernels read what the block's steps name without a check of their own.
 void require_readable(const Layer& layer, const KvCache& cache, const Block& block, int64_t window) {
   for (const BlockStep& step : block.steps) {
@@ -241,9 +246,16 @@ void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& b
                               .lse = lse.data(),
                               .splits = 1,
                               .workspace = nullptr};
+  device_->use();
+  if (of_one_sequence(block)) {
+    if (const auto plan = kernels::plan_dense_block(params, longest, device_->limits()); plan.splits > 0) {
+      params.splits = plan.splits;
+      params.workspace = workspace_.at_least(plan.workspace_bytes);
+      return cuda_check(kernels::dense_block(params, device_->stream()));
+    }
+  }
   const kernels::DensePlan plan =
       kernels::plan_dense(params, longest, 2 * shared_neighbours > block.size(), device_->multiprocessors());
-  device_->use();
   params.steps_per_tile = plan.steps_per_tile;
   params.splits = plan.split.splits;
   params.workspace = workspace_.at_least(plan.split.workspace_bytes);
@@ -277,17 +289,19 @@ void CudaBackend::page_mass(const Layer& layer, const KvCache& cache, const Bloc
   require(mass.shape[2] <= cache.max_pages, "masses have more pages than the cache");
   const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
   device_->use();
-  cuda_check(kernels::page_mass({.heads = on_device.heads(),
-                                 .scale = static_cast<float>(layer.scale),
-                                 .kv = dynamic_cast<const CudaCache&>(cache).pages(),
-                                 .q = on_device.queries(),
-                                 .steps = steps_of(block),
-                                 .n_steps = int32(block.size()),
-                                 .per_kv_head = unit == Unit::per_kv_head,
-                                 .lse = lse.data(),
-                                 .mass = mass.data(),
-                                 .n_pages = int32(mass.shape[2])},
-                                device_->stream()));
+  const kernels::PageMassParams params{.heads = on_device.heads(),
+                                       .scale = static_cast<float>(layer.scale),
+                                       .kv = dynamic_cast<const CudaCache&>(cache).pages(),
+                                       .q = on_device.queries(),
+                                       .steps = steps_of(block),
+                                       .n_steps = int32(block.size()),
+                                       .per_kv_head = unit == Unit::per_kv_head,
+                                       .lse = lse.data(),
+                                       .mass = mass.data(),
+                                       .n_pages = int32(mass.shape[2])};
+  const bool by_groups = of_one_sequence(block) && kernels::takes_mass_block(params, device_->limits());
+  cuda_check(by_groups ? kernels::mass_block(params, device_->stream())
+                       : kernels::page_mass(params, device_->stream()));
 }
 
 void CudaBackend::random_scores(const Layer& layer, const KvCache& cache, const Block& block, uint64_t seed,
