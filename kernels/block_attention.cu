@@ -15,6 +15,7 @@ namespace {
 
 constexpr int kRows = 128, kGroupRows = 64, kTile = 128;  // query rows of a block, of a warpgroup; tokens
 constexpr int kGroupThreads = 128, kThreads = 3 * kGroupThreads;
+constexpr int kReaderRegisters = 56, kGroupRegisters = 224;
 constexpr int kMassTiles = 32;  // that a block of page masses takes
 constexpr int kColumn = 64;     // elements of a swizzled row
 
@@ -114,10 +115,11 @@ __device__ void load_query_rows(const RowsOfBlock& rows, const Queries& q, Swizz
 /// The reading warpgroup's way from pages to tiles.
 template <class T, int D>
 struct TileReader {
-  static constexpr int pieces = D / 8, row_step = kGroupThreads / pieces;
+  static constexpr int pieces = D / 8, row_step = kGroupThreads / pieces, chunks = kTile / 16;
   const PagedKv& kv;
   const int32_t* table;
   int n_kv_heads, kv_head, last_position, piece, first_row;
+  int chunk_begin[chunks];  ///< row of the pool where a chunk of 16 tokens, which no page divides, begins
 
   __device__ TileReader(const RowsOfBlock& rows, const PagedKv& kv)
       : kv(kv),
@@ -128,23 +130,28 @@ struct TileReader {
         piece(threadIdx.x % pieces),
         first_row(threadIdx.x / pieces) {}
 
-  /// Element where a token's row begins. Tokens after the last position are not read.
-  __device__ int64_t begin(int token) const {
-    const int page = token / kv.page_size;
-    return token_row(kv, n_kv_heads, table[page], kv_head, token - page * kv.page_size) * D;
+  /// Looks the tile's pages up, all at once: one after another, each would be waited for.
+  __device__ void find(int tile) {
+#pragma unroll
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      const int first = min(tile * kTile + chunk * 16, last_position / 16 * 16);
+      const int page = first / kv.page_size;
+      chunk_begin[chunk] =
+          static_cast<int>(token_row(kv, n_kv_heads, table[page], kv_head, first - page * kv.page_size));
+    }
   }
+  /// Begins to copy the tile that was found. Tokens after the last position are not read.
   __device__ void read(const void* pool, int tile, Swizzled<T, D, kTile>& to) const {
     const uint32_t target = piece_address(to, first_row, piece);
-    static_assert(row_step % 8 == 0);          // a thread's rows share their place in the swizzle
-    constexpr int chunk_rows = 16 / row_step;  // of a chunk of 16 tokens, which no page divides
+    static_assert(row_step % 8 == 0);  // a thread's rows share their place in the swizzle
 #pragma unroll
-    for (int chunk = 0; chunk < kTile / 16; ++chunk) {
-      const int first = tile * kTile + chunk * 16;
-      const T* from = static_cast<const T*>(pool) + (first <= last_position ? begin(first) : 0) + piece * 8;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      const T* const from =
+          static_cast<const T*>(pool) + static_cast<int64_t>(chunk_begin[chunk]) * D + piece * 8;
 #pragma unroll
-      for (int x = 0; x < chunk_rows; ++x) {
+      for (int x = 0; x < 16 / row_step; ++x) {
         const int row = first_row + x * row_step;
-        const bool exists = first + row <= last_position;
+        const bool exists = tile * kTile + chunk * 16 + row <= last_position;
         copy_async(target + (chunk * 16 + x * row_step) * kColumn * sizeof(T), from + (exists ? row * D : 0),
                    exists);
       }
@@ -168,6 +175,7 @@ __device__ void multiply_tile(float (&logit)[kTile / 2], uint32_t q, uint32_t k)
 template <class T, int D>
 struct GroupAttention {
   float out[D / 2] = {};
+  float factor[2];  ///< by which what was summed before the tile at hand is to be scaled
   float max[2] = {-INFINITY, -INFINITY},
         sum[2] = {0, 0};  ///< max of scaled logits to base 2; sums of own columns
 
@@ -187,15 +195,10 @@ struct GroupAttention {
         largest = fmaxf(largest, fmaxf(logit[x * 4 + row * 2], logit[x * 4 + row * 2 + 1]));
       largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2)) * scale_log2;
+      factor[row] = 1;
       if (largest > max[row]) {
-        const float factor = exp2_flushed(max[row] - largest);
+        factor[row] = exp2_flushed(max[row] - largest);
         max[row] = largest;
-        sum[row] *= factor;
-#pragma unroll
-        for (int x = 0; x < D / 8; ++x) {
-          out[x * 4 + row * 2] *= factor;
-          out[x * 4 + row * 2 + 1] *= factor;
-        }
       }
       // A row that sees nothing has no maximum: all its weights are 0.
       const float shift = max[row] == -INFINITY ? 0.0f : max[row];
@@ -208,14 +211,17 @@ struct GroupAttention {
           value = exp2_flushed(fmaf(value, scale_log2, -shift));
           added += value;
         }
-      sum[row] += added;
+      sum[row] = sum[row] * factor[row] + added;
     }
   }
 
-  /// Weighted values of a tile; begun, not waited for. Weights are used as the sum of two 16-bit numbers.
+  /// Adds the weighted values of a tile. Weights are used as the sum of two 16-bit numbers. The tensor cores
+  /// cut off what they add to a sum, which over thousands of additions loses 1e-4 of it: a tile has a sum of
+  /// its own, which is then added as float.
   __device__ void add_values(const float (&weight)[kTile / 2], uint32_t v) {
     constexpr uint32_t column_bytes = kTile * kColumn * sizeof(T);
     constexpr int half = kTile / 32;
+    float tile_out[D / 2];
 #pragma unroll
     for (int part = 0; part < 2; ++part) {
       uint32_t high[half][4], low[half][4];
@@ -233,11 +239,14 @@ struct GroupAttention {
       for (int c = 0; c < half; ++c) {
         const uint64_t values =
             column_major_matrix(v + (part * half + c) * 16 * kColumn * sizeof(T), column_bytes);
-        multiply_add_values(out, high[c], values, true, T{});
-        multiply_add_values(out, low[c], values, true, T{});
+        multiply_add_values(tile_out, high[c], values, part + c > 0, T{});
+        multiply_add_values(tile_out, low[c], values, true, T{});
       }
       commit_products();
     }
+    wait_for_products<0>();
+#pragma unroll
+    for (int x = 0; x < D / 2; ++x) out[x] = fmaf(out[x], factor[x / 2 % 2], tile_out[x]);
   }
 };
 
@@ -266,10 +275,11 @@ __global__ __launch_bounds__(kThreads, 1) void dense_block_kernel(const __grid_c
 
   const int warpgroup = threadIdx.x / kGroupThreads;
   if (warpgroup == 0) {
-    shrink_registers<40>();
-    const TileReader<T, D> reader(rows, params.kv);
+    shrink_registers<kReaderRegisters>();
+    TileReader<T, D> reader(rows, params.kv);
     for (int tile = first_tile; tile < tile_end; ++tile) {
       const int turn = tile - first_tile, stage = turn % stages;
+      reader.find(tile);
       wait_for_phase(shared.empty[stage], turn / stages % 2 ^ 1);
       reader.read(params.kv.k, tile, shared.k[stage]);
       if (turn > 0) {
@@ -286,7 +296,7 @@ __global__ __launch_bounds__(kThreads, 1) void dense_block_kernel(const __grid_c
     show_to_products();
     if (tile_end > first_tile) arrive(shared.v_full[(tile_end - 1 - first_tile) % stages]);
   } else {
-    grow_registers<232>();
+    grow_registers<kGroupRegisters>();
     constexpr float log2_e = 1.4426950408889634f;
     const float scale_log2 = params.scale * log2_e;
     const int lane = threadIdx.x % 32;
@@ -309,7 +319,6 @@ __global__ __launch_bounds__(kThreads, 1) void dense_block_kernel(const __grid_c
       mine.weigh(logit, padded || tile * kTile + kTile - 1 > first_position, visible, scale_log2);
       wait_for_phase(shared.v_full[stage], parity);
       mine.add_values(logit, shared_address(&shared.v[stage]));
-      wait_for_products<0>();
       arrive(shared.empty[stage]);
     }
 #pragma unroll
@@ -356,10 +365,11 @@ __global__ __launch_bounds__(kThreads,
 
   const int warpgroup = threadIdx.x / kGroupThreads;
   if (warpgroup == 0) {
-    shrink_registers<40>();
-    const TileReader<T, D> reader(rows, params.kv);
+    shrink_registers<kReaderRegisters>();
+    TileReader<T, D> reader(rows, params.kv);
     for (int tile = first_tile; tile < seen_end; ++tile) {
       const int turn = tile - first_tile, stage = turn % stages;
+      reader.find(tile);
       wait_for_phase(shared.empty[stage], turn / stages % 2 ^ 1);
       reader.read(params.kv.k, tile, shared.k[stage]);
       if (turn > 0) {
@@ -372,7 +382,7 @@ __global__ __launch_bounds__(kThreads,
     show_to_products();
     if (seen_end > first_tile) arrive(shared.k_full[(seen_end - 1 - first_tile) % stages]);
   } else {
-    grow_registers<232>();
+    grow_registers<kGroupRegisters>();
     constexpr float log2_e = 1.4426950408889634f;
     const float scale_log2 = params.scale * log2_e;
     const int lane = threadIdx.x % 32, t = lane % 4;

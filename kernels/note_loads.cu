@@ -1,6 +1,6 @@
 // Bookkeeping of loads: a block per (sequence, unit) walks that sequence's steps in order, a thread per
 // listed page. Where the unit's last loads fit into shared memory they are walked through there, and the
-// next step's pages are on their way meanwhile: a step then costs a barrier, not two trips to memory.
+// next steps' pages are on their way meanwhile: a step then costs a barrier, not two trips to memory.
 
 #include "kernels/dispatch.cuh"
 
@@ -8,6 +8,8 @@ namespace hindsight::kernels {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kRun = 256;  // steps whose counts are read at once
+constexpr int kAhead = 8;  // steps whose pages are read at once, while as many are walked through
 
 __global__ __launch_bounds__(kThreads) void note_loads_kernel(NoteLoadsParams params, bool in_shared) {
   extern __shared__ int32_t shared_loads[];
@@ -19,30 +21,44 @@ __global__ __launch_bounds__(kThreads) void note_loads_kernel(NoteLoadsParams pa
     for (int page = threadIdx.x; page < params.n_pages; page += kThreads) shared_loads[page] = kept[page];
   __syncthreads();
 
-  // Of the step at hand: its list, and the thread's first page of it (-1 for none).
   const auto row = [&](int i) { return static_cast<int64_t>(i) * params.n_units + unit; };
-  const auto listed = [&](int i) {
-    return i < params.n_steps && params.steps[i].sequence == sequence ? params.lists.count[row(i)] : 0;
-  };
-  const auto page_of = [&](int i, int c, int count) {
-    return c < count ? params.lists.pages[row(i) * params.lists.capacity + c] : -1;
-  };
-  const int own = threadIdx.x;
-  int count = listed(0), page = page_of(0, own, count), next_count = listed(1);
-  for (int i = 0; i < params.n_steps; ++i) {
-    const int next_page = page_of(i + 1, own, next_count), after_next = listed(i + 2);
-    const int32_t position = params.steps[i].position;
-    int32_t* const previous = params.previous + row(i) * params.lists.capacity;
-    for (int c = own; c < count; c += kThreads) {
-      if (c != own) page = page_of(i, c, count);
-      previous[c] = last_loaded[page];
-      last_loaded[page] = position;
-    }
-    // The next step's thread for a page may be another one.
+  __shared__ int count[kRun], position[kRun];
+  for (int run = 0; run < params.n_steps; run += kRun) {
+    const int run_steps = min(kRun, params.n_steps - run);
     __syncthreads();
-    count = next_count;
-    page = next_page;
-    next_count = after_next;
+    for (int x = threadIdx.x; x < run_steps; x += kThreads) {
+      const Step step = params.steps[run + x];
+      count[x] = step.sequence == sequence ? params.lists.count[row(run + x)] : 0;
+      position[x] = step.position;
+    }
+    __syncthreads();
+    // A thread's first page of each of the steps from `from` on.
+    const auto look_ahead = [&](int from, int(&pages)[kAhead]) {
+#pragma unroll
+      for (int x = 0; x < kAhead; ++x)
+        if (from + x < run_steps && static_cast<int>(threadIdx.x) < count[from + x])
+          pages[x] = params.lists.pages[row(run + from + x) * params.lists.capacity + threadIdx.x];
+    };
+    int ahead[kAhead];
+    look_ahead(0, ahead);
+    for (int begin = 0; begin < run_steps; begin += kAhead) {
+      int pages[kAhead];
+#pragma unroll
+      for (int x = 0; x < kAhead; ++x) pages[x] = ahead[x];
+      look_ahead(begin + kAhead, ahead);
+#pragma unroll
+      for (int x = 0; x < kAhead; ++x) {
+        if (begin + x >= run_steps) break;
+        const int64_t list = row(run + begin + x) * params.lists.capacity;
+        for (int c = threadIdx.x; c < count[begin + x]; c += kThreads) {
+          const int page = c < kThreads ? pages[x] : params.lists.pages[list + c];
+          params.previous[list + c] = last_loaded[page];
+          last_loaded[page] = position[begin + x];
+        }
+        // The next step's thread for a page may be another one.
+        __syncthreads();
+      }
+    }
   }
   if (in_shared)
     for (int p = threadIdx.x; p < params.n_pages; p += kThreads) kept[p] = shared_loads[p];

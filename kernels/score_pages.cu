@@ -137,6 +137,7 @@ struct ScoreShared {
     alignas(16) T summary[kBlockPages][kMmaStride<2 * D>];
     float score[kBlockRows][kBlockPages + 1];
   };
+  int pool_page[kRoundsPerBlock * kBlockPages];  ///< looked up at once: one by one, each would be waited for
 };
 
 /// [q+, q-] of the rows, zeros after them.
@@ -171,16 +172,25 @@ __device__ void score_steps(const ScorePagesParams& params, ScoreShared<T, D>& s
 
   __syncthreads();  // the block may be done with other steps only in part
   load_split_queries<T, D>(params, first, rows, kv_head, shared.q);
+  const int block_page = static_cast<int>(blockIdx.z) * kRoundsPerBlock * kBlockPages;
+  for (int x = threadIdx.x; x < kRoundsPerBlock * kBlockPages; x += kBlockThreads)
+    if (block_page + x < pages)
+      shared.pool_page[x] = static_cast<int>(pool_page(params.kv, sequence, block_page + x));
+  __syncthreads();
   for (int round = 0; round < kRoundsPerBlock; ++round) {
-    const int first_page = (static_cast<int>(blockIdx.z) * kRoundsPerBlock + round) * kBlockPages;
+    const int first_page = block_page + round * kBlockPages;
     if (first_page >= params.n_pages) break;
-    for (int x = threadIdx.x; x < kBlockPages * pieces; x += kBlockThreads) {
-      const int page = first_page + x / pieces;
-      const T* from = static_cast<const T*>(params.kv.summaries);
-      if (page < pages)
-        from += summary_row(params.heads.n_kv_heads, pool_page(params.kv, sequence, page), kv_head) * 2 * D +
-                x % pieces * 8;
-      copy_async(shared_address(&shared.summary[x / pieces][x % pieces * 8]), from, page < pages);
+#pragma unroll
+    for (int step = 0; step < ceil_div(kBlockPages * pieces, kBlockThreads); ++step) {
+      const int x = step * kBlockThreads + threadIdx.x, in_round = x / pieces;
+      if (kBlockPages * pieces % kBlockThreads != 0 && x >= kBlockPages * pieces) break;
+      const bool exists = first_page + in_round < pages;
+      const int64_t row = exists ? summary_row(params.heads.n_kv_heads,
+                                               shared.pool_page[round * kBlockPages + in_round], kv_head)
+                                 : 0;
+      copy_async(shared_address(&shared.summary[in_round][x % pieces * 8]),
+                 static_cast<const T*>(params.kv.summaries) + row * 2 * D + (exists ? x % pieces * 8 : 0),
+                 exists);
     }
     commit_copies();
     wait_for_copies<0>();
