@@ -30,7 +30,7 @@ struct Swizzled {
 
 template <class T, int D>
 struct DenseShared {
-  static constexpr int stages = 2;
+  static constexpr int stages = 3;
   Swizzled<T, D, kRows> q;
   Swizzled<T, D, kTile> k[stages], v[stages];
   uint64_t k_full[stages], v_full[stages], empty[stages];
@@ -41,7 +41,6 @@ struct MassShared {
   static constexpr int stages = 3;
   Swizzled<T, D, kRows> q;
   Swizzled<T, D, kTile> k[stages];
-  float chunk_mass[kTile / 16][kRows];
   uint64_t k_full[stages], empty[stages];
 };
 
@@ -75,6 +74,9 @@ struct RowsOfBlock {
 };
 
 #ifdef HINDSIGHT_WGMMA
+
+/// The same in all lanes, which the compiler is to know: products must not be under way where lanes may part.
+__device__ inline int uniform(int x) { return __shfl_sync(~0u, x, 0); }
 
 /// 2^x, 0 where that is below the smallest normal number.
 __device__ inline float exp2_flushed(float x) {
@@ -171,6 +173,26 @@ __device__ void multiply_tile(float (&logit)[kTile / 2], uint32_t q, uint32_t k)
   }
 }
 
+/// Weights of a tile as the sum of two 16-bit numbers, by 16 tokens as the instruction wants them.
+struct Weights {
+  uint32_t high[kTile / 16][4], low[kTile / 16][4];
+};
+
+template <class T>
+__device__ Weights split_weights(const float (&weight)[kTile / 2]) {
+  Weights result;
+#pragma unroll
+  for (int c = 0; c < kTile / 16; ++c)
+#pragma unroll
+    for (int x = 0; x < 4; ++x) {
+      const float* const two = &weight[c * 8 + x * 2];
+      result.high[c][x] = pack(two[0], two[1], T{});
+      const float2 rounded = unpack(result.high[c][x], T{});
+      result.low[c][x] = pack(two[0] - rounded.x, two[1] - rounded.y, T{});
+    }
+  return result;
+}
+
 /// A warpgroup's attention of 64 rows; a lane has rows g and g + 8 of its warp's 16.
 template <class T, int D>
 struct GroupAttention {
@@ -215,39 +237,29 @@ struct GroupAttention {
     }
   }
 
-  /// Adds the weighted values of a tile. Weights are used as the sum of two 16-bit numbers. The tensor cores
-  /// cut off what they add to a sum, which over thousands of additions loses 1e-4 of it: a tile has a sum of
-  /// its own, which is then added as float.
-  __device__ void add_values(const float (&weight)[kTile / 2], uint32_t v) {
-    constexpr uint32_t column_bytes = kTile * kColumn * sizeof(T);
-    constexpr int half = kTile / 32;
-    float tile_out[D / 2];
+  /// Begins to weigh the values of a tile. The tensor cores cut off what they add to a sum, which over
+  /// thousands of additions loses 1e-4 of it: a tile has a sum of its own.
+  static __device__ void multiply_values(float (&tile_out)[D / 2], const Weights& weights, uint32_t v) {
 #pragma unroll
-    for (int part = 0; part < 2; ++part) {
-      uint32_t high[half][4], low[half][4];
-#pragma unroll
-      for (int c = 0; c < half; ++c)
-#pragma unroll
-        for (int x = 0; x < 4; ++x) {
-          const float* const two = &weight[(part * half + c) * 8 + x * 2];
-          high[c][x] = pack(two[0], two[1], T{});
-          const float2 rounded = unpack(high[c][x], T{});
-          low[c][x] = pack(two[0] - rounded.x, two[1] - rounded.y, T{});
-        }
-      begin_products();
-#pragma unroll
-      for (int c = 0; c < half; ++c) {
-        const uint64_t values =
-            column_major_matrix(v + (part * half + c) * 16 * kColumn * sizeof(T), column_bytes);
-        multiply_add_values(tile_out, high[c], values, part + c > 0, T{});
-        multiply_add_values(tile_out, low[c], values, true, T{});
-      }
-      commit_products();
+    for (int c = 0; c < kTile / 16; ++c) {
+      const uint64_t values =
+          column_major_matrix(v + c * 16 * kColumn * sizeof(T), kTile * kColumn * sizeof(T));
+      multiply_add_values(tile_out, weights.high[c], values, c > 0, T{});
+      multiply_add_values(tile_out, weights.low[c], values, true, T{});
     }
-    wait_for_products<0>();
+  }
+  __device__ void add(const float (&tile_out)[D / 2]) {
 #pragma unroll
     for (int x = 0; x < D / 2; ++x) out[x] = fmaf(out[x], factor[x / 2 % 2], tile_out[x]);
   }
+};
+
+/// The two warpgroups with rows take turns at the tensor cores: left to themselves they would share them, and
+/// then both compute exponentials while they idle.
+struct Turns {
+  int own, other;
+  __device__ void wait() const { asm volatile("bar.sync %0, 256;" ::"r"(own) : "memory"); }
+  __device__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(other) : "memory"); }
 };
 
 #endif  // HINDSIGHT_WGMMA
@@ -273,7 +285,7 @@ __global__ __launch_bounds__(kThreads, 1) void dense_block_kernel(const __grid_c
   load_query_rows<T, D>(rows, params.q, shared.q);
   __syncthreads();
 
-  const int warpgroup = threadIdx.x / kGroupThreads;
+  const int warpgroup = uniform(threadIdx.x / kGroupThreads);
   if (warpgroup == 0) {
     shrink_registers<kReaderRegisters>();
     TileReader<T, D> reader(rows, params.kv);
@@ -307,19 +319,40 @@ __global__ __launch_bounds__(kThreads, 1) void dense_block_kernel(const __grid_c
     const bool padded = rows.count() < kRows;
     const uint32_t q = shared_address(&shared.q.column[0][first_row][0]);
     GroupAttention<T, D> mine;
-    for (int tile = first_tile; tile < tile_end; ++tile) {
-      const int turn = tile - first_tile, stage = turn % stages, parity = turn / stages % 2;
-      float logit[kTile / 2];
-      wait_for_phase(shared.k_full[stage], parity);
+    const Turns turns{warpgroup, 3 - warpgroup};
+    const int count = uniform(tile_end - first_tile);
+    if (count > 0 && warpgroup == 2) turns.pass();  // the first one begins
+    Weights weights;                                // of the tile before
+    const auto add_values_of = [&](int turn) {
+      float tile_out[D / 2];
       begin_products();
-      multiply_tile<T, D>(logit, q, shared_address(&shared.k[stage]));
+      GroupAttention<T, D>::multiply_values(tile_out, weights, shared_address(&shared.v[turn % stages]));
       commit_products();
       wait_for_products<0>();
-      const int visible[2] = {position[0] - tile * kTile, position[1] - tile * kTile};
-      mine.weigh(logit, padded || tile * kTile + kTile - 1 > first_position, visible, scale_log2);
-      wait_for_phase(shared.v_full[stage], parity);
-      mine.add_values(logit, shared_address(&shared.v[stage]));
-      arrive(shared.empty[stage]);
+      arrive(shared.empty[turn % stages]);
+      mine.add(tile_out);
+    };
+    for (int turn = 0; turn < count; ++turn) {
+      if (turn > 0) wait_for_phase(shared.v_full[(turn - 1) % stages], (turn - 1) / stages % 2);
+      wait_for_phase(shared.k_full[turn % stages], turn / stages % 2);
+      turns.wait();
+      if (turn > 0) add_values_of(turn - 1);
+      float logit[kTile / 2];
+      begin_products();
+      multiply_tile<T, D>(logit, q, shared_address(&shared.k[turn % stages]));
+      commit_products();
+      turns.pass();
+      wait_for_products<0>();
+      const int first_token = (first_tile + turn) * kTile;
+      const int visible[2] = {position[0] - first_token, position[1] - first_token};
+      mine.weigh(logit, padded || first_token + kTile - 1 > first_position, visible, scale_log2);
+      weights = split_weights<T>(logit);
+    }
+    if (count > 0) {
+      wait_for_phase(shared.v_full[(count - 1) % stages], (count - 1) / stages % 2);
+      turns.wait();
+      add_values_of(count - 1);
+      if (warpgroup == 1) turns.pass();  // the last turn is nobody's
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -340,6 +373,24 @@ __global__ __launch_bounds__(kThreads, 1) void dense_block_kernel(const __grid_c
   }
 #endif
 }
+
+#ifdef HINDSIGHT_WGMMA
+/// Adds up the chunks of a row over the four lanes that have its columns: lane t gets chunks 2t and 2t + 1.
+__device__ inline void share_chunks(const float (&mass)[8], float (&two)[2]) {
+  const int t = threadIdx.x % 4;
+  float four[4];
+#pragma unroll
+  for (int x = 0; x < 4; ++x) {
+    const float given = t < 2 ? mass[x + 4] : mass[x], kept = t < 2 ? mass[x] : mass[x + 4];
+    four[x] = kept + __shfl_xor_sync(~0u, given, 2);
+  }
+#pragma unroll
+  for (int x = 0; x < 2; ++x) {
+    const float given = t % 2 == 0 ? four[x + 2] : four[x], kept = t % 2 == 0 ? four[x] : four[x + 2];
+    two[x] = kept + __shfl_xor_sync(~0u, given, 1);
+  }
+}
+#endif
 
 template <class T, int D>
 __global__ __launch_bounds__(kThreads,
@@ -393,11 +444,11 @@ __global__ __launch_bounds__(kThreads,
       lse_log2[half] = row + half * 8 < rows.count() ? params.lse[rows.item(row + half * 8)] * log2_e : 0.0f;
     const int first_position = rows.first_position();
     const uint32_t q = shared_address(&shared.q.column[0][(warpgroup - 1) * kGroupRows][0]);
-    const int group = rows.group(), units = params.per_kv_head ? 1 : group;
-    const int page_chunks = params.kv.page_size / 16, tile_pages = kTile / params.kv.page_size;
-    const int consumer = threadIdx.x - kGroupThreads;
-
+    const int unit_heads = params.per_kv_head ? rows.group() : 1;
+    const int units = rows.heads.n_q_heads / unit_heads;
+    const int page_chunks = params.kv.page_size / 16;
     for (int tile = first_tile; tile < tile_end; ++tile) {
+      float mass[2][kTile / 16] = {};  // of the lane's own columns, by chunks of 16 tokens
       if (tile < seen_end) {
         const int turn = tile - first_tile, stage = turn % stages;
         float logit[kTile / 2];
@@ -412,37 +463,37 @@ __global__ __launch_bounds__(kThreads,
         for (int half = 0; half < 2; ++half) {
           const int visible = position[half] - tile * kTile;
 #pragma unroll
-          for (int chunk = 0; chunk < kTile / 16; ++chunk) {
-            float sum = 0;
+          for (int chunk = 0; chunk < kTile / 16; ++chunk)
 #pragma unroll
             for (int x = 0; x < 4; ++x) {
-              const float mass = exp2_flushed(
+              const float value = exp2_flushed(
                   fmaf(logit[chunk * 8 + x / 2 * 4 + half * 2 + x % 2], scale_log2, -lse_log2[half]));
-              sum += masked && chunk * 16 + x / 2 * 8 + 2 * t + x % 2 > visible ? 0.0f : mass;
+              mass[half][chunk] += masked && chunk * 16 + x / 2 * 8 + 2 * t + x % 2 > visible ? 0.0f : value;
             }
-            sum += __shfl_xor_sync(~0u, sum, 1);
-            sum += __shfl_xor_sync(~0u, sum, 2);
-            if (t == 0) shared.chunk_mass[chunk][row + half * 8] = sum;
-          }
         }
       }
-      asm volatile("bar.sync 1, %0;" ::"n"(2 * kGroupThreads) : "memory");
-      // The chunks of a page and the heads of a unit are added up in their order.
-      for (int x = consumer; x < (rows.last - rows.first) * units * tile_pages; x += 2 * kGroupThreads) {
-        const int in_tile = x % tile_pages, unit = x / tile_pages % units, i = x / tile_pages / units;
-        const int page = tile * tile_pages + in_tile;
-        if (page >= params.n_pages) continue;
-        float sum = 0;
-        if (tile < seen_end)
-          for (int head = 0; head < group / units; ++head)
-            for (int chunk = 0; chunk < page_chunks; ++chunk)
-              sum += shared.chunk_mass[in_tile * page_chunks + chunk][i * group + unit + head];
-        const int64_t list =
-            (static_cast<int64_t>(rows.first + i) * rows.heads.n_kv_heads + rows.kv_head) * units + unit;
-        params.mass[list * params.n_pages + page] =
-            page * params.kv.page_size <= params.steps[rows.first + i].position ? sum : -INFINITY;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float two[2];
+        share_chunks(mass[half], two);
+        // Rows of a unit's heads are neighbours: a lane's next four, and so on.
+        for (int heads = 1; heads < unit_heads; heads *= 2)
+          for (float& sum : two) sum += __shfl_xor_sync(~0u, sum, 4 * heads);
+        if (page_chunks > 1) two[0] += two[1];
+        for (int lanes = 1; 2 * lanes < page_chunks; lanes *= 2)
+          two[0] += __shfl_xor_sync(~0u, two[0], lanes);
+        const int r = row + half * 8;
+        if (r >= rows.count() || r % unit_heads != 0 || 2 * t % page_chunks > 1) continue;
+        const int first_page = tile * (kTile / params.kv.page_size) + 2 * t / page_chunks;
+        float* const to = params.mass + (static_cast<int64_t>(rows.first + r / rows.group()) * units +
+                                         (rows.kv_head * rows.group() + r % rows.group()) / unit_heads) *
+                                            params.n_pages;
+        for (int x = 0; x < (page_chunks == 1 ? 2 : 1); ++x) {
+          const int page = first_page + x;
+          if (page < params.n_pages)
+            to[page] = page * params.kv.page_size <= position[half] ? two[x] : -INFINITY;
+        }
       }
-      asm volatile("bar.sync 1, %0;" ::"n"(2 * kGroupThreads) : "memory");
     }
   }
 #endif
@@ -491,7 +542,10 @@ cudaError_t dense_block(const DenseParams& params, cudaStream_t stream) {
 }
 
 bool takes_mass_block(const PageMassParams& params, const DeviceLimits& device) {
-  return takes(params.heads, params.kv, params.scale, params.n_steps, device);
+  // The heads of a unit are added up within a warp's eight neighbouring rows.
+  const int heads = params.per_kv_head ? group(params.heads) : 1;
+  return heads <= 8 && (heads & (heads - 1)) == 0 &&
+         takes(params.heads, params.kv, params.scale, params.n_steps, device);
 }
 
 cudaError_t mass_block(const PageMassParams& params, cudaStream_t stream) {

@@ -266,7 +266,7 @@ cudaError_t dense(const DenseParams& params, cudaStream_t stream);
 /// other than 16, 32, 64 and 128, a scale that is not positive, less than 64 rows (n*G). `longest` as above.
 SplitPlan plan_dense_block(const DenseParams& params, int64_t longest, const DeviceLimits& device);
 cudaError_t dense_block(const DenseParams& params, cudaStream_t stream);
-/// Page masses in the same way and under the same conditions.
+/// Page masses in the same way and under the same conditions, of units of 1, 2, 4 or 8 heads.
 bool takes_mass_block(const PageMassParams& params, const DeviceLimits& device);
 cudaError_t mass_block(const PageMassParams& params, cudaStream_t stream);
 

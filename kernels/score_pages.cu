@@ -128,15 +128,14 @@ __global__ __launch_bounds__(kThreads) void score_newest_kernel(ScorePagesParams
 
 constexpr int kBlockRows = 64, kBlockPages = 64;
 constexpr int kBlockThreads = kBlockPages / 16 * 32;
-constexpr int kRoundsPerBlock = 8;  // of kBlockPages
+constexpr int kRoundsPerBlock = 4;  // of kBlockPages
 
 template <class T, int D>
 struct ScoreShared {
   alignas(16) T q[kBlockRows][kMmaStride<2 * D>];
-  union {
-    alignas(16) T summary[kBlockPages][kMmaStride<2 * D>];
-    float score[kBlockRows][kBlockPages + 1];
-  };
+  alignas(16) T summary[kBlockPages][kMmaStride<2 * D>];
+  float score[kBlockRows][kBlockPages + 1];
+  int newest[kBlockRows];                        ///< page of a step's own position
   int pool_page[kRoundsPerBlock * kBlockPages];  ///< looked up at once: one by one, each would be waited for
 };
 
@@ -172,14 +171,15 @@ __device__ void score_steps(const ScorePagesParams& params, ScoreShared<T, D>& s
 
   __syncthreads();  // the block may be done with other steps only in part
   load_split_queries<T, D>(params, first, rows, kv_head, shared.q);
+  for (int i = threadIdx.x; i < last - first; i += kBlockThreads)
+    shared.newest[i] = params.steps[first + i].position / p;
   const int block_page = static_cast<int>(blockIdx.z) * kRoundsPerBlock * kBlockPages;
   for (int x = threadIdx.x; x < kRoundsPerBlock * kBlockPages; x += kBlockThreads)
     if (block_page + x < pages)
       shared.pool_page[x] = static_cast<int>(pool_page(params.kv, sequence, block_page + x));
   __syncthreads();
-  for (int round = 0; round < kRoundsPerBlock; ++round) {
+  const auto read_round = [&](int round) {
     const int first_page = block_page + round * kBlockPages;
-    if (first_page >= params.n_pages) break;
 #pragma unroll
     for (int step = 0; step < ceil_div(kBlockPages * pieces, kBlockThreads); ++step) {
       const int x = step * kBlockThreads + threadIdx.x, in_round = x / pieces;
@@ -193,6 +193,10 @@ __device__ void score_steps(const ScorePagesParams& params, ScoreShared<T, D>& s
                  exists);
     }
     commit_copies();
+  };
+  const int rounds = min(kRoundsPerBlock, ceil_div(params.n_pages - block_page, kBlockPages));
+  read_round(0);
+  for (int round = 0; round < rounds; ++round) {
     wait_for_copies<0>();
     __syncthreads();
 
@@ -212,7 +216,6 @@ __device__ void score_steps(const ScorePagesParams& params, ScoreShared<T, D>& s
         mma(score[tile][1], a, b[2], b[3], T{});
       }
     }
-    __syncthreads();  // scores go where summaries were
 #pragma unroll
     for (int tile = 0; tile < kBlockRows / 16; ++tile)
 #pragma unroll
@@ -222,22 +225,25 @@ __device__ void score_steps(const ScorePagesParams& params, ScoreShared<T, D>& s
             params.round_to_storage ? round_to_finite<T>(value) : value;
       }
     __syncthreads();
-    const int units = params.per_kv_head ? 1 : group;
-    for (int x = threadIdx.x; x < (last - first) * units * kBlockPages; x += kBlockThreads) {
-      const int page = first_page + x % kBlockPages, unit = x / kBlockPages % units;
-      const int i = x / kBlockPages / units, newest = params.steps[first + i].position / p;
-      if (page >= params.n_pages || page == newest) continue;
-      float combined = shared.score[i * group + unit][x % kBlockPages];
-      for (int g = 1; g < group / units; ++g) {
-        const float other = shared.score[i * group + g][x % kBlockPages];
+    if (round + 1 < rounds) read_round(round + 1);  // while scores are combined
+
+    const int units = params.per_kv_head ? 1 : group, heads = group / units;
+    const int in_round = threadIdx.x % kBlockPages, page = block_page + round * kBlockPages + in_round;
+    if (page >= params.n_pages) continue;
+    for (int list = threadIdx.x / kBlockPages; list < (last - first) * units;
+         list += kBlockThreads / kBlockPages) {
+      const int i = params.per_kv_head ? list : list / group, newest = shared.newest[i];
+      if (page == newest) continue;
+      float combined = shared.score[list * heads][in_round];
+      for (int g = 1; g < heads; ++g) {
+        const float other = shared.score[list * heads + g][in_round];
         combined = params.combine == Combine::max ? fmaxf(combined, other) : combined + other;
       }
       if (params.per_kv_head && params.combine == Combine::mean) combined /= static_cast<float>(group);
-      const int64_t list =
-          (static_cast<int64_t>(first + i) * params.heads.n_kv_heads + kv_head) * units + unit;
-      params.scores[list * params.n_pages + page] = page < newest ? combined : -INFINITY;
+      const int64_t row =
+          (static_cast<int64_t>(first + i) * params.heads.n_kv_heads + kv_head) * units + list - i * units;
+      params.scores[row * params.n_pages + page] = page < newest ? combined : -INFINITY;
     }
-    __syncthreads();  // the next summaries go where scores were
   }
 }
 

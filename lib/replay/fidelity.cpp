@@ -1,22 +1,28 @@
 #include "replay/fidelity.h"
 
 #include <algorithm>
+#include <future>
 
 #include "methods/catalog.h"
 
 namespace hindsight {
 namespace {
 
+/// What metrics are told of a layer.
+struct LayerEvents {
+  SelectionEvent selection;
+  OutputEvent outputs;
+};
+
 /// The replay of one layer. Tensors are made once and reused by every block.
 class LayerReplay {
  public:
   LayerReplay(Backend& backend, Residency& residency, const ReplayTrace& trace, const ReplayPoint& point,
-              size_t layer, std::vector<std::unique_ptr<Metric>>& metrics)
+              size_t layer)
       : backend_(backend),
         residency_(residency),
         trace_(trace),
         index_(static_cast<int64_t>(layer)),
-        metrics_(metrics),
         selector_(make_selector(point.method.selector, point.method.parameters)),
         policy_(selector_->unit_policy()),
         window_(retro_window(point.method.parameters)),
@@ -47,20 +53,20 @@ class LayerReplay {
     fill(lists_.count.data(), units, 0);  // before the first step nothing was loaded
   }
 
-  void run() {
+  LayerEvents run() {
     for (int64_t first = 0; first < trace_.n_steps; first += block_steps_)
       run_block(first, std::min(block_steps_, trace_.n_steps - first));
-    const SelectionEvent selection{index_, backend_.to_host(counts_), counts_.shape[1], counts_.shape[2]};
-    for (const auto& metric : metrics_) metric->on_selection(selection);
+    LayerEvents events;
+    events.selection = {index_, backend_.to_host(counts_), counts_.shape[1], counts_.shape[2]};
     Fidelity final = backend_.compare(final_, 0, reference_->out, reference_->lse);
     Fidelity first = window_ > 1 ? backend_.compare(first_, 0, reference_->out, reference_->lse) : final;
-    const OutputEvent event{index_,
-                            std::move(first.rel_l2),
-                            std::move(final.rel_l2),
-                            std::move(final.cosine),
-                            std::move(first.mass_recall),
-                            std::move(final.mass_recall)};
-    for (const auto& metric : metrics_) metric->on_outputs(event);
+    events.outputs = {index_,
+                      std::move(first.rel_l2),
+                      std::move(final.rel_l2),
+                      std::move(final.cosine),
+                      std::move(first.mass_recall),
+                      std::move(final.mass_recall)};
+    return events;
   }
 
  private:
@@ -126,7 +132,6 @@ class LayerReplay {
   Residency& residency_;
   const ReplayTrace& trace_;
   int64_t index_;
-  std::vector<std::unique_ptr<Metric>>& metrics_;
   std::unique_ptr<Selector> selector_;
   UnitPolicy policy_;
   int64_t window_;
@@ -167,10 +172,20 @@ ReplayShape replay_shape(const ReplayTrace& trace, const ReplayPoint& point) {
 Measurements replay_fidelity(Backend& backend, Residency& residency, const ReplayTrace& trace,
                              const ReplayPoint& point, const std::function<void()>& layer_done) {
   std::vector<std::unique_ptr<Metric>> metrics = make_metrics(replay_shape(trace, point));
+  // Metrics take a layer in while the backend replays the next one.
+  std::future<void> observed;
   for (size_t layer = 0; layer < point.layers.size(); ++layer) {
-    LayerReplay(backend, residency, trace, point, layer, metrics).run();
+    LayerEvents events = LayerReplay(backend, residency, trace, point, layer).run();
+    if (observed.valid()) observed.get();
+    observed = std::async(std::launch::async, [&metrics, events = std::move(events)] {
+      for (const auto& metric : metrics) {
+        metric->on_selection(events.selection);
+        metric->on_outputs(events.outputs);
+      }
+    });
     layer_done();
   }
+  if (observed.valid()) observed.get();
   Measurements measurements;
   for (const auto& metric : metrics) metric->finish(measurements);
   return measurements;

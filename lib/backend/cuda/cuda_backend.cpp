@@ -142,11 +142,7 @@ void CudaBackend::upload(void* target, const void* source, int64_t bytes) {
 }
 
 void CudaBackend::download(void* target, const void* source, int64_t bytes) {
-  device_->use();
-  if (bytes > 0)
-    cuda_check(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
-                               device_->stream()));
-  device_->synchronize();
+  staging_.download(target, source, bytes);
 }
 
 void CudaBackend::copy(void* target, const void* source, int64_t bytes) {

@@ -1,5 +1,7 @@
 #include "backend/cuda/staging.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
 
 #include "backend/cuda/check.h"
@@ -26,6 +28,19 @@ void Staging::upload(void* target, const void* source, int64_t bytes) {
   std::memcpy(slot->memory.data(), source, size);
   cuda_check(cudaMemcpyAsync(target, slot->memory.data(), size, cudaMemcpyHostToDevice, device_->stream()));
   slot->copied.record(device_->stream());
+}
+
+void Staging::download(void* target, const void* source, int64_t bytes) {
+  device_->use();
+  if (!landing_ && bytes > 0) landing_ = std::make_unique<PinnedMemory>(*device_, landing_bytes);
+  for (int64_t done = 0; done < bytes; done += landing_bytes) {
+    const auto size = static_cast<size_t>(std::min(landing_bytes, bytes - done));
+    cuda_check(cudaMemcpyAsync(landing_->data(), static_cast<const std::byte*>(source) + done, size,
+                               cudaMemcpyDeviceToHost, device_->stream()));
+    device_->synchronize();
+    std::memcpy(static_cast<std::byte*>(target) + done, landing_->data(), size);
+  }
+  device_->synchronize();
 }
 
 }  // namespace hindsight::cuda
