@@ -406,6 +406,16 @@ DensePlan plan_dense(const DenseParams& params, int64_t longest, bool adjacent_s
                      int32_t multiprocessors);
 cudaError_t dense(const DenseParams& params, cudaStream_t stream);
 
+/// The same for blocks of many steps of one sequence, positions ascending, by warpgroup products: some times
+/// as fast. The plan has 0 splits where it cannot do it: elsewhere than on compute capability 9.0 in a build
+/// for 9.0a (HINDSIGHT_KERNELS_90A), other types than 16-bit ones, head_dim other than 64 and 128, page sizes
+/// other than 16, 32, 64 and 128, a scale that is not positive, less than 64 rows (n*G). `longest` as above.
+SplitPlan plan_dense_block(const DenseParams& params, int64_t longest, const DeviceLimits& device);
+cudaError_t dense_block(const DenseParams& params, cudaStream_t stream);
+/// Page masses in the same way and under the same conditions, of units of 1, 2, 4 or 8 heads.
+bool takes_mass_block(const PageMassParams& params, const DeviceLimits& device);
+cudaError_t mass_block(const PageMassParams& params, cudaStream_t stream);
+
 /// Slot 0 of row i becomes outputs[row]; slot s > 0 is merged into outputs[row - s], rows ascending. A slot
 /// with lse = -inf changes no bit.
 struct MergeParams {
@@ -435,17 +445,32 @@ struct CompareParams {
 };
 cudaError_t compare(const CompareParams& params, cudaStream_t stream);
 
-/// ranks[i,u,c], i < n-1: how many pages have a better score at row i (ties: lower pages are better) than
-/// page c of row i+1's list; -1 for pages that row i
-/// scored -inf: they did not exist yet.
-struct RankPagesParams {
+/// Columns of what is counted of a page set: pages loaded, of these the ones that the step before loaded too,
+/// pages of the best list, of these the ones loaded, tokens of pages that no lower unit of the KV head loads;
+/// then pages that the step before did not load, by their rank under its scores in units of its number of
+/// pages, the last bin without end; then the window's: tokens first shown to the query s steps before.
+inline constexpr int kSelectionLoaded = 0, kSelectionKept = 1, kSelectionBest = 2, kSelectionBestLoaded = 3;
+inline constexpr int kSelectionOwnTokens = 4, kSelectionLateRanks = 5, kLateRankBins = 9;
+inline constexpr int kSelectionShown = kSelectionLateRanks + kLateRankBins;
+
+/// Counts page sets of consecutive steps of one sequence: counts [n, U, kSelectionShown + w]. `previous` is
+/// as note_loads gave it. Ranks break ties to the lower page; pages that scored -inf did not exist and are
+/// left out.
+struct CountSelectionParams {
+  const Step* steps;
   int32_t n_steps;
   int32_t n_units;
-  const float* scores;  ///< [n, U, J]
-  int32_t n_pages;      ///< J
-  PageLists lists;
-  int32_t* ranks;  ///< [>= n-1, U, capacity]
+  int32_t units_per_kv_head;
+  int32_t page_size;
+  int32_t n_pages;  ///< J
+  int32_t window;   ///< at most kMaxWindow
+  PageLists loaded;
+  const int32_t* previous;      ///< [n, U, capacity of loaded]
+  const int32_t* count_before;  ///< [n, U] pages that the step before loaded; 0 where there is none
+  const float* scores_before;   ///< [n, U, J] scores of the step before each row; null: no ranks
+  PageLists best;
+  int32_t* counts;
 };
-cudaError_t rank_pages(const RankPagesParams& params, cudaStream_t stream);
+cudaError_t count_selection(const CountSelectionParams& params, cudaStream_t stream);
 
 }  // namespace hindsight::kernels

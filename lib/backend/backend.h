@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "core/selection_counts.h"
 #include "core/view.h"
 #include "trace/trace.h"
 
@@ -141,6 +142,16 @@ enum class Summaries { recompute, widen };
 struct PageLists {
   Tensor<int32_t, 3> pages;  ///< [n, U, K]
   Tensor<int32_t, 2> count;  ///< [n, U]
+};
+
+/// Page sets that are to be counted; n rows, U units.
+struct SelectionSets {
+  int64_t units_per_kv_head = 1;
+  PageLists loaded;                 ///< S_t
+  Tensor<int32_t, 3> previous;      ///< as note_loads gave it
+  PageLists best;                   ///< what the oracle would have loaded
+  Tensor<int32_t, 2> count_before;  ///< [n, U] |S_(t-1)|; 0 where there is no such step
+  Tensor<float, 3> scores_before;   ///< [n, U, J] of step t-1; without storage: no late ranks
 };
 
 /// Results of attention over part of the tokens: out is normalised, lse its log-sum-exp. No token: out 0, lse
@@ -360,10 +371,10 @@ class Backend {
   /// Rows of `outputs` [first_row, first_row + n) against a reference out [n, Hq, d], lse [n, Hq].
   virtual Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
                            Tensor<float, 2> reference_lse) = 0;
-  /// Rank (0 is best; ties to the lower page) that the pages of row i+1's list have among row i's scores:
-  /// ranks[i,u,c], i < n-1; -1 for pages that did not exist at row i. One sequence.
-  virtual void rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
-                          Tensor<int32_t, 3> ranks) = 0;
+  /// Counts the page sets of a block of consecutive steps of one sequence into counts [n, U,
+  /// SelectionColumns::count(window)].
+  virtual void count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets,
+                               int64_t window, Tensor<int32_t, 3> counts) = 0;
 
  protected:
   template <class T>

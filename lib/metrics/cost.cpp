@@ -23,7 +23,7 @@ class Cost final : public Metric {
                              "flops / (bytes_kv + bytes_metadata + bytes_output_cache)")) {}
 
   void on_selection(const SelectionEvent& event) override {
-    for (int64_t i = 0; i < event.n; ++i) count_step(event, i);
+    for (int64_t step = 0; step < shape_.n_steps; ++step) count_step(event, step);
   }
 
   void finish(Measurements& measurements) override {
@@ -42,24 +42,16 @@ class Cost final : public Metric {
     return StepLayerSeries(shape_, name, "", 1, unit, description);
   }
 
-  void count_step(const SelectionEvent& event, int64_t i) {
-    const int64_t step = event.first_step + i, position = shape_.first_position + step, d = shape_.head_dim;
+  void count_step(const SelectionEvent& event, int64_t step) {
+    const int64_t position = shape_.first_position + step, d = shape_.head_dim;
     const int64_t element = shape_.element_bytes[event.layer];
-    const int64_t units_per_kv_head = shape_.n_units / shape_.n_kv_heads;
     const int64_t heads_per_unit = shape_.n_q_heads / shape_.n_units;
 
     int64_t loaded_tokens = 0;  // of all KV heads, a page once per KV head
     int64_t unit_tokens = 0;    // of all units, each with its own list
-    for (int64_t kv_head = 0; kv_head < shape_.n_kv_heads; ++kv_head) {
-      std::vector<int32_t> pages;
-      for (int64_t unit = kv_head * units_per_kv_head; unit < (kv_head + 1) * units_per_kv_head; ++unit) {
-        const std::span<const int32_t> own = event.loaded.at(i, unit);
-        pages.insert(pages.end(), own.begin(), own.end());
-        for (const int32_t page : own) unit_tokens += shape_.tokens_of_page(page, position);
-      }
-      std::sort(pages.begin(), pages.end());
-      pages.erase(std::unique(pages.begin(), pages.end()), pages.end());
-      for (const int32_t page : pages) loaded_tokens += shape_.tokens_of_page(page, position);
+    for (int64_t unit = 0; unit < shape_.n_units; ++unit) {
+      loaded_tokens += event.at(step, unit, SelectionColumns::own_tokens);
+      unit_tokens += event.at(step, unit, SelectionColumns::shown);
     }
 
     const int64_t existing_pages = position / shape_.page_size + 1;

@@ -1,39 +1,23 @@
 // Where the pages that a step loads anew stood in the ranking of the step before: barely missed, or out of
 // sight?
 
-#include <algorithm>
-
 #include "metrics/metric.h"
 
 namespace hindsight {
 namespace {
 
-constexpr int64_t bins = 9;  // [0,1), [1,2) ... [7,8) times k, and beyond
+constexpr int64_t bins = SelectionColumns::late_rank_bins;
 
 class LateRank final : public Metric {
  public:
-  explicit LateRank(const ReplayShape& shape)
-      : shape_(shape),
-        counts_(shape.layers.size() * bins, 0.0),
-        before_(static_cast<size_t>(shape.n_units)) {}
+  explicit LateRank(const ReplayShape& shape) : shape_(shape), counts_(shape.layers.size() * bins, 0.0) {}
 
   void on_selection(const SelectionEvent& event) override {
     if (!shape_.has_scores) return;
-    for (int64_t i = 0; i < event.n; ++i) {
-      for (int64_t unit = 0; unit < shape_.n_units; ++unit) {
-        const std::span<const int32_t> pages = event.loaded.at(i, unit);
-        std::vector<int32_t>& before = before_[unit];
-        if (event.has_late_ranks(i) && !before.empty()) {
-          const std::span<const int32_t> ranks = event.late_ranks.at(i, unit);
-          for (size_t c = 0; c < pages.size(); ++c) {
-            if (ranks[c] < 0 || std::binary_search(before.begin(), before.end(), pages[c])) continue;
-            const int64_t bin = ranks[c] / static_cast<int64_t>(before.size());
-            counts_[event.layer * bins + std::min(bin, bins - 1)] += 1;
-          }
-        }
-        before.assign(pages.begin(), pages.end());
-      }
-    }
+    for (int64_t step = 0; step < shape_.n_steps; ++step)
+      for (int64_t unit = 0; unit < shape_.n_units; ++unit)
+        for (int64_t bin = 0; bin < bins; ++bin)
+          counts_[event.layer * bins + bin] += event.at(step, unit, SelectionColumns::late_ranks + bin);
   }
 
   void finish(Measurements& measurements) override {
@@ -57,8 +41,7 @@ class LateRank final : public Metric {
 
  private:
   ReplayShape shape_;
-  std::vector<double> counts_;                // [layer, bin]
-  std::vector<std::vector<int32_t>> before_;  // pages of the step before, per unit
+  std::vector<double> counts_;  // [layer, bin]
 };
 
 }  // namespace

@@ -1,8 +1,5 @@
 // Share of the k pages with the largest true mass that were loaded.
 
-#include <algorithm>
-#include <iterator>
-
 #include "metrics/metric.h"
 
 namespace hindsight {
@@ -17,17 +14,11 @@ class OraclePageRecall final : public Metric {
                 "S_t") {}
 
   void on_selection(const SelectionEvent& event) override {
-    for (int64_t i = 0; i < event.n; ++i) {
-      for (int64_t unit = 0; unit < shape_.n_units; ++unit) {
-        const std::span<const int32_t> best = event.best.at(i, unit), loaded = event.loaded.at(i, unit);
-        if (best.empty()) continue;
-        std::vector<int32_t> common;
-        std::set_intersection(best.begin(), best.end(), loaded.begin(), loaded.end(),
-                              std::back_inserter(common));
-        recall_.at(event.first_step + i, event.layer, unit) =
-            static_cast<double>(common.size()) / static_cast<double>(best.size());
-      }
-    }
+    for (int64_t step = 0; step < shape_.n_steps; ++step)
+      for (int64_t unit = 0; unit < shape_.n_units; ++unit)
+        if (const int32_t best = event.at(step, unit, SelectionColumns::best); best > 0)
+          recall_.at(step, event.layer, unit) =
+              static_cast<double>(event.at(step, unit, SelectionColumns::best_loaded)) / best;
   }
 
   void finish(Measurements& measurements) override {

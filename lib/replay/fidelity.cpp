@@ -1,22 +1,28 @@
 #include "replay/fidelity.h"
 
 #include <algorithm>
+#include <future>
 
 #include "methods/catalog.h"
 
 namespace hindsight {
 namespace {
 
+/// What metrics are told of a layer.
+struct LayerEvents {
+  SelectionEvent selection;
+  OutputEvent outputs;
+};
+
 /// The replay of one layer. Tensors are made once and reused by every block.
 class LayerReplay {
  public:
   LayerReplay(Backend& backend, Residency& residency, const ReplayTrace& trace, const ReplayPoint& point,
-              size_t layer, std::vector<std::unique_ptr<Metric>>& metrics)
+              size_t layer)
       : backend_(backend),
         residency_(residency),
         trace_(trace),
         index_(static_cast<int64_t>(layer)),
-        metrics_(metrics),
         selector_(make_selector(point.method.selector, point.method.parameters)),
         policy_(selector_->unit_policy()),
         window_(retro_window(point.method.parameters)),
@@ -32,39 +38,45 @@ class LayerReplay {
                                units * capacity_ * 4 * static_cast<int64_t>(sizeof(int32_t));
     block_steps_ = std::min(steps_per_block(step_bytes), trace.n_steps);
 
-    // Row 0 of what is ranked is the last step of the block before: late ranks need pairs of steps.
+    // Row 0 of scores and counts is the last step of the block before: late ranks need pairs of steps.
     scores_ = backend.make_tensor<float, 3>({block_steps_ + 1, units, pages});
     lists_ = make_lists(block_steps_ + 1, units);
     best_ = make_lists(block_steps_, units);
-    ranks_ = backend.make_tensor<int32_t, 3>({block_steps_ + 1, units, capacity_});
+    counts_ = backend.make_tensor<int32_t, 3>({trace.n_steps, units, SelectionColumns::count(window_)});
     previous_ = backend.make_tensor<int32_t, 3>({block_steps_, units, capacity_});
     partials_ = {backend.make_tensor<float, 4>({block_steps_, window_, heads, d}),
                  backend.make_tensor<float, 3>({block_steps_, window_, heads})};
     final_ = make_outputs(heads, d);
     first_ = window_ > 1 ? make_outputs(heads, d) : final_;
     last_loaded_ = backend.make_tensor<int32_t, 3>({1, units, pages});
-    const std::vector<int32_t> never(static_cast<size_t>(last_loaded_.size()), -1);
-    backend.upload(last_loaded_.data(), never.data(), static_cast<int64_t>(never.size() * sizeof(int32_t)));
+    fill(last_loaded_.data(), last_loaded_.size(), -1);
+    fill(lists_.count.data(), units, 0);  // before the first step nothing was loaded
   }
 
-  void run() {
+  LayerEvents run() {
     for (int64_t first = 0; first < trace_.n_steps; first += block_steps_)
       run_block(first, std::min(block_steps_, trace_.n_steps - first));
+    LayerEvents events;
+    events.selection = {index_, backend_.to_host(counts_), counts_.shape[1], counts_.shape[2]};
     Fidelity final = backend_.compare(final_, 0, reference_->out, reference_->lse);
     Fidelity first = window_ > 1 ? backend_.compare(first_, 0, reference_->out, reference_->lse) : final;
-    const OutputEvent event{index_,
-                            std::move(first.rel_l2),
-                            std::move(final.rel_l2),
-                            std::move(final.cosine),
-                            std::move(first.mass_recall),
-                            std::move(final.mass_recall)};
-    for (const auto& metric : metrics_) metric->on_outputs(event);
+    events.outputs = {index_,
+                      std::move(first.rel_l2),
+                      std::move(final.rel_l2),
+                      std::move(final.cosine),
+                      std::move(first.mass_recall),
+                      std::move(final.mass_recall)};
+    return events;
   }
 
  private:
   PageLists make_lists(int64_t rows, int64_t units) {
     return {backend_.make_tensor<int32_t, 3>({rows, units, capacity_}),
             backend_.make_tensor<int32_t, 2>({rows, units})};
+  }
+  void fill(int32_t* target, int64_t n, int32_t value) {
+    const std::vector<int32_t> values(static_cast<size_t>(n), value);
+    backend_.upload(target, values.data(), n * static_cast<int64_t>(sizeof(int32_t)));
   }
   Outputs make_outputs(int64_t heads, int64_t d) {
     return {backend_.make_tensor<float, 3>({trace_.n_steps, heads, d}),
@@ -95,32 +107,16 @@ class LayerReplay {
     const PageLists best = rows(best_, 0, n);
     backend_.select_top_k(*cache_, block, input.page_mass, k, Newest::competes, best);
 
-    observe(first, n, lists, best);
+    backend_.count_selection(
+        *cache_, block,
+        {.units_per_kv_head = lists.count.shape[1] / layer_->n_kv_heads,
+         .loaded = lists,
+         .previous = previous,
+         .best = best,
+         .count_before = backend_.rows_of(lists_.count, 0, n),
+         .scores_before = selector_->has_scores() ? backend_.rows_of(scores_, 0, n) : Tensor<float, 3>{}},
+        window_, backend_.rows_of(counts_, first, n));
     carry_last_row(n);
-  }
-
-  void observe(int64_t first, int64_t n, const PageLists& lists, const PageLists& best) {
-    const int64_t units = layer_->units(policy_.unit);
-    SelectionEvent event;
-    event.layer = index_;
-    event.first_step = first;
-    event.n = n;
-    std::vector<int32_t> count = backend_.to_host(lists.count);
-    if (selector_->has_scores()) event.late_ranks = PageSets(late_ranks(first, n), count, units, capacity_);
-    event.loaded = PageSets(backend_.to_host(lists.pages), std::move(count), units, capacity_);
-    event.best = PageSets(backend_.to_host(best.pages), backend_.to_host(best.count), units, capacity_);
-    for (const auto& metric : metrics_) metric->on_selection(event);
-  }
-
-  /// Ranks [n, U, capacity] of the pages of each row under the scores of the row before; the first replayed
-  /// step has none.
-  std::vector<int32_t> late_ranks(int64_t first, int64_t n) {
-    const int64_t from = first == 0 ? 1 : 0;
-    Block pairs;
-    pairs.steps.resize(static_cast<size_t>(n + 1 - from));
-    backend_.rank_pages(pairs, backend_.rows_of(scores_, from, n + 1 - from),
-                        rows(lists_, from, n + 1 - from), backend_.rows_of(ranks_, from, n + 1 - from));
-    return backend_.to_host(backend_.rows_of(ranks_, 0, n));
   }
 
   void carry_last_row(int64_t n) {
@@ -129,7 +125,6 @@ class LayerReplay {
       backend_.copy(tensor.data(), backend_.rows_of(tensor, n, 1).data(), row_bytes);
     };
     carry(scores_, backend_.real_bytes());
-    carry(lists_.pages, sizeof(int32_t));
     carry(lists_.count, sizeof(int32_t));
   }
 
@@ -137,7 +132,6 @@ class LayerReplay {
   Residency& residency_;
   const ReplayTrace& trace_;
   int64_t index_;
-  std::vector<std::unique_ptr<Metric>>& metrics_;
   std::unique_ptr<Selector> selector_;
   UnitPolicy policy_;
   int64_t window_;
@@ -149,7 +143,7 @@ class LayerReplay {
   int64_t capacity_ = 0, block_steps_ = 0;
   Tensor<float, 3> scores_;
   PageLists lists_, best_;
-  Tensor<int32_t, 3> ranks_, previous_, last_loaded_;
+  Tensor<int32_t, 3> counts_, previous_, last_loaded_;
   Partials partials_;
   Outputs first_, final_;
 };
@@ -178,10 +172,20 @@ ReplayShape replay_shape(const ReplayTrace& trace, const ReplayPoint& point) {
 Measurements replay_fidelity(Backend& backend, Residency& residency, const ReplayTrace& trace,
                              const ReplayPoint& point, const std::function<void()>& layer_done) {
   std::vector<std::unique_ptr<Metric>> metrics = make_metrics(replay_shape(trace, point));
+  // Metrics take a layer in while the backend replays the next one.
+  std::future<void> observed;
   for (size_t layer = 0; layer < point.layers.size(); ++layer) {
-    LayerReplay(backend, residency, trace, point, layer, metrics).run();
+    LayerEvents events = LayerReplay(backend, residency, trace, point, layer).run();
+    if (observed.valid()) observed.get();
+    observed = std::async(std::launch::async, [&metrics, events = std::move(events)] {
+      for (const auto& metric : metrics) {
+        metric->on_selection(events.selection);
+        metric->on_outputs(events.outputs);
+      }
+    });
     layer_done();
   }
+  if (observed.valid()) observed.get();
   Measurements measurements;
   for (const auto& metric : metrics) metric->finish(measurements);
   return measurements;

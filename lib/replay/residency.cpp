@@ -23,24 +23,42 @@ int64_t steps_per_block(int64_t bytes_per_step, int64_t most) {
   return std::clamp<int64_t>(block_bytes / std::max<int64_t>(1, bytes_per_step), 1, most);
 }
 
-Residency::Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes)
-    : backend_(backend), trace_(trace), reader_(trace.file), kept_(limit_bytes) {}
+namespace {
 
-Block Residency::block(int64_t first_step, int64_t n, int64_t window) const {
-  std::vector<BlockStep> steps;
-  for (int64_t step = first_step; step < first_step + n; ++step)
-    steps.push_back({0, static_cast<int32_t>(trace_.first_position + step), static_cast<int32_t>(step),
-                     static_cast<int32_t>(std::min(window, step + 1))});
-  return backend_.make_block(std::move(steps));
+/// Steps that one call takes of what looks at all keys. Backends cut it into tiles of their own, and fill a
+/// GPU the better the more there are.
+constexpr int64_t dense_steps = 4096;
+
+}  // namespace
+
+Residency::Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes)
+    : Residency(backend, trace, limit_bytes,
+                [&backend, reader = std::make_shared<TraceReader>(trace.file)](int64_t layer) {
+                  const LayerTensors tensors = reader->read_layer(layer);
+                  return std::shared_ptr<const Layer>(backend.load_layer({&tensors, 1}));
+                }) {}
+
+Residency::Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes, LayerSource source)
+    : backend_(backend), trace_(trace), source_(std::move(source)), kept_(limit_bytes) {}
+
+Block Residency::block(int64_t first_step, int64_t n, int64_t window) {
+  Block& all = blocks_[window];
+  if (all.steps.empty()) {
+    std::vector<BlockStep> steps;
+    for (int64_t step = 0; step < trace_.n_steps; ++step)
+      steps.push_back({0, static_cast<int32_t>(trace_.first_position + step), static_cast<int32_t>(step),
+                       static_cast<int32_t>(std::min(window, step + 1))});
+    all = backend_.make_block(std::move(steps));
+  }
+  Block part;
+  part.steps.assign(all.steps.begin() + first_step, all.steps.begin() + first_step + n);
+  part.on_backend = backend_.rows_of(all.on_backend, first_step, n);
+  return part;
 }
 
 std::shared_ptr<const Layer> Residency::layer(int64_t layer) {
   return kept_.get<Layer>(
-      fmt::format("layer {}", layer),
-      [&]() -> std::shared_ptr<const Layer> {
-        const LayerTensors tensors = reader_.read_layer(layer);
-        return backend_.load_layer({&tensors, 1});
-      },
+      fmt::format("layer {}", layer), [&] { return source_(layer); },
       [](const Layer& value) { return value.bytes(); });
 }
 
@@ -67,8 +85,7 @@ std::shared_ptr<const Reference> Residency::reference(int64_t layer) {
         Reference made;
         made.out = backend_.make_tensor<float, 3>({trace_.n_steps, source->n_q_heads, source->head_dim});
         made.lse = backend_.make_tensor<float, 2>({trace_.n_steps, source->n_q_heads});
-        const int64_t n =
-            steps_per_block(source->n_q_heads * (trace_.last_position() + 1) * backend_.real_bytes());
+        const int64_t n = std::min(dense_steps, trace_.n_steps);
         for (int64_t first = 0; first < trace_.n_steps; first += n) {
           const int64_t count = std::min(n, trace_.n_steps - first);
           backend_.dense(*source, *keys, block(first, count, 1), backend_.rows_of(made.out, first, count),
@@ -87,8 +104,7 @@ std::shared_ptr<const Tensor<float, 3>> Residency::page_mass(int64_t layer, int6
         const auto keys = cache(layer, page_size);
         const auto dense = reference(layer);
         auto mass = backend_.make_tensor<float, 3>({trace_.n_steps, source->units(unit), keys->max_pages});
-        const int64_t n =
-            steps_per_block(source->n_q_heads * (trace_.last_position() + 1) * backend_.real_bytes());
+        const int64_t n = std::min(dense_steps, trace_.n_steps);
         for (int64_t first = 0; first < trace_.n_steps; first += n) {
           const int64_t count = std::min(n, trace_.n_steps - first);
           backend_.page_mass(*source, *keys, block(first, count, 1), unit,

@@ -51,10 +51,16 @@ struct Reference {
   Tensor<float, 2> lse;  ///< [n_steps, Hq]
 };
 
+/// Brings a layer of the trace (by its model index) to the backend.
+using LayerSource = std::function<std::shared_ptr<const Layer>(int64_t layer)>;
+
 /// The shared parts of the replays of one trace.
 class Residency {
  public:
+  /// Layers are read from the trace's file. Throws TraceError where it cannot be opened.
   Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes);
+  /// Layers come from elsewhere: the trace needs no file.
+  Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes, LayerSource source);
 
   std::shared_ptr<const Layer> layer(int64_t layer);
   /// With all tokens up to the last replayed position appended.
@@ -62,14 +68,16 @@ class Residency {
   std::shared_ptr<const Reference> reference(int64_t layer);
   /// [n_steps, U, J].
   std::shared_ptr<const Tensor<float, 3>> page_mass(int64_t layer, int64_t page_size, Unit unit);
-  /// Steps [first, first + n) of the trace as a block, for a window of w.
-  Block block(int64_t first_step, int64_t n, int64_t window) const;
+  /// Steps [first, first + n) of the trace as a block, for a window of w. All of a window's blocks are parts
+  /// of one.
+  Block block(int64_t first_step, int64_t n, int64_t window);
 
  private:
   Backend& backend_;
   const ReplayTrace& trace_;
-  TraceReader reader_;
+  LayerSource source_;
   BoundedCache kept_;
+  std::map<int64_t, Block> blocks_;  ///< all steps, by window
 };
 
 /// Steps that one call of a primitive takes, so that its tensors stay small: at most `most`, at least 1.

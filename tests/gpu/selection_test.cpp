@@ -127,29 +127,56 @@ TEST_P(GpuSelection, LoadsAreNotedInOrder) {
   EXPECT_EQ(cuda_->to_host(last_loaded), last);
 }
 
-TEST_P(GpuSelection, RanksCountBetterPages) {
+/// Against the oracle, whose metrics the tests of the replay hold against their definitions.
+TEST_P(GpuSelection, CountsAreThoseOfTheOracle) {
   const auto seed = static_cast<uint64_t>(GetParam());
-  const Rows rows =
-      random_rows(seed + 77, 9, 2, std::array<int64_t, 3>{7, 300, 1025}[seed % 3], seed % 2 ? 4 : 1000);
-  const HostLists host = random_lists(rows.steps, rows.units, rows.page_size, 0.6, seed);
-  const Block block = cuda_->make_block(rows.steps);
-  const auto scores = uploaded<3>(*cuda_, {block.size(), rows.units, rows.pages}, rows.scores);
-  const auto ranks = filled<3>(*cuda_, {host.n, host.units, host.capacity}, -9);
-  cuda_->rank_pages(block, scores, host.on(*cuda_), ranks);
-  const auto actual = cuda_->to_host(ranks);
-  for (int64_t i = 0; i + 1 < host.n; ++i) {
-    for (int64_t u = 0; u < host.units; ++u) {
-      const float* own = rows.row(i, u);
-      for (int64_t c = 0; c < host.count[(i + 1) * host.units + u]; ++c) {
-        const int32_t page = host.pages[((i + 1) * host.units + u) * host.capacity + c];
-        int32_t expected = 0;
-        for (int32_t other = 0; other < rows.existing(i); ++other)
-          expected += own[other] > own[page] || (own[other] == own[page] && other < page);
-        if (page >= rows.existing(i)) expected = -1;
-        ASSERT_EQ(actual[(i * host.units + u) * host.capacity + c], expected) << i << " " << u << " " << page;
-      }
+  const int64_t window = 1 + GetParam() % 5, units_per_kv_head = 1 + GetParam() % 3;
+  // Rows at consecutive positions; the first row's step before is not replayed, so it has no counts.
+  Rows rows = random_rows(seed + 77, 9, 2 * units_per_kv_head, std::array<int64_t, 3>{7, 300, 1025}[seed % 3],
+                          seed % 2 ? 4 : 1000);
+  const auto first = static_cast<int32_t>(rows.pages * rows.page_size - 9 - static_cast<int64_t>(seed % 50));
+  for (size_t i = 0; i < rows.steps.size(); ++i)
+    rows.steps[i] = {0, first + static_cast<int32_t>(i), static_cast<int32_t>(i),
+                     static_cast<int32_t>(std::min<int64_t>(window, static_cast<int64_t>(i) + 1))};
+  const HostLists loaded = random_lists(rows.steps, rows.units, rows.page_size, 0.6, seed);
+  const HostLists best = random_lists(rows.steps, rows.units, rows.page_size, 0.3, seed + 1);
+  std::vector<int32_t> before(loaded.count.begin(), loaded.count.end() - rows.units);
+  before.insert(before.begin(), static_cast<size_t>(rows.units), 0);
+
+  const auto counts_on = [&](Backend& backend, bool ranked) {
+    LayerTensors tensors;
+    tensors.dtype = DType::float32;
+    tensors.n_tokens = rows.pages * rows.page_size;
+    tensors.q_start = tensors.n_tokens;
+    tensors.n_q_heads = rows.units;
+    tensors.n_kv_heads = 2;
+    tensors.head_dim = 64;
+    tensors.k.resize(static_cast<size_t>(tensors.n_tokens * 2 * 64 * 4));
+    tensors.v = tensors.k;
+    const auto layer = backend.load_layer({&tensors, 1});
+    const auto cache = backend.make_cache(*layer, rows.page_size);
+    const Block block = backend.make_block(rows.steps);
+    const PageLists lists = loaded.on(backend);
+    const auto last_loaded = filled<3>(backend, {1, rows.units, rows.pages}, -1);
+    const auto previous = filled<3>(backend, {loaded.n, loaded.units, loaded.capacity}, -9);
+    backend.note_loads(block, lists, last_loaded, previous);
+    SelectionSets sets{.units_per_kv_head = units_per_kv_head,
+                       .loaded = lists,
+                       .previous = previous,
+                       .best = best.on(backend),
+                       .count_before = backend.make_tensor<int32_t, 2>({loaded.n, loaded.units}),
+                       .scores_before = {}};
+    backend.upload(sets.count_before.data(), before.data(), static_cast<int64_t>(before.size() * 4));
+    if (ranked) {
+      sets.scores_before = backend.make_tensor<float, 3>({loaded.n, rows.units, rows.pages});
+      backend.from_host(sets.scores_before, rows.scores);
     }
-  }
+    const auto counts = filled<3>(backend, {loaded.n, loaded.units, SelectionColumns::count(window)}, -9);
+    backend.count_selection(*cache, block, sets, window, counts);
+    return backend.to_host(counts);
+  };
+  EXPECT_EQ(counts_on(*cuda_, true), counts_on(*oracle_, true));
+  EXPECT_EQ(counts_on(*cuda_, false), counts_on(*oracle_, false));
 }
 
 INSTANTIATE_TEST_SUITE_P(RandomRows, GpuSelection, ::testing::Range(0, 20));

@@ -249,9 +249,10 @@ class CpuBackend final : public Backend {
     cpu::merge(block, window, reals<Real>(partials.out), reals<Real>(partials.lse), reals<Real>(outputs.out),
                reals<Real>(outputs.lse));
   }
-  void rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
-                  Tensor<int32_t, 3> ranks) override {
-    cpu::rank_pages(block.size(), reals<Real>(scores), lists.pages.view(), lists.count.view(), ranks.view());
+  void count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets, int64_t window,
+                       Tensor<int32_t, 3> counts) override {
+    cpu::count_selection(cache.page_size, cache.max_pages, block, sets, reals<Real>(sets.scores_before),
+                         window, counts.view());
   }
 
   Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,

@@ -63,25 +63,56 @@ inline void note_loads(const Block& block, View<int32_t, 3> pages, View<int32_t,
   }
 }
 
-/// Backend::rank_pages.
+/// Backend::count_selection.
 template <class Real>
-void rank_pages(int64_t rows, View<Real, 3> scores, View<int32_t, 3> pages, View<int32_t, 2> count,
-                View<int32_t, 3> ranks) {
-#pragma omp parallel if (worth_threads(16 * scores.size()))
+void count_selection(int64_t page_size, int64_t n_pages, const Block& block, const SelectionSets& sets,
+                     View<Real, 3> scores_before, int64_t window, View<int32_t, 3> counts) {
+  using Columns = SelectionColumns;
+  const View<int32_t, 3> pages = sets.loaded.pages.view(), best = sets.best.pages.view();
+  const View<int32_t, 3> previous = sets.previous.view();
+  const View<int32_t, 2> loaded = sets.loaded.count.view(), n_best = sets.best.count.view();
+  const View<int32_t, 2> before = sets.count_before.view();
+  const int64_t units = counts.shape[1];
+  const auto visible = [&](int64_t page, int64_t position) {
+    return static_cast<int32_t>(std::clamp<int64_t>(position + 1 - page * page_size, 0, page_size));
+  };
+#pragma omp parallel if (worth_threads(64 * pages.size()))
   {
-    std::vector<int32_t> order, rank;
+    std::vector<char> in_own, in_lower;
 #pragma omp for collapse(2) schedule(static)
-    for (int64_t i = 0; i < rows - 1; ++i) {
-      for (int64_t u = 0; u < scores.shape[1]; ++u) {
-        const Real* row = &scores(i, u, 0);
-        order.clear();
-        for (int32_t page = 0; page < scores.shape[2]; ++page)
-          if (row[page] != minus_infinity<Real>()) order.push_back(page);
-        std::sort(order.begin(), order.end(), BetterPage<Real>{row});
-        rank.assign(static_cast<size_t>(scores.shape[2]), -1);
-        for (size_t place = 0; place < order.size(); ++place)
-          rank[order[place]] = static_cast<int32_t>(place);
-        for (int64_t c = 0; c < count(i + 1, u); ++c) ranks(i, u, c) = rank[pages(i + 1, u, c)];
+    for (int64_t i = 0; i < block.size(); ++i) {
+      for (int64_t u = 0; u < units; ++u) {
+        const BlockStep step = block.steps[i];
+        int32_t* const row = &counts(i, u, 0);
+        std::fill_n(row, Columns::count(window), 0);
+        in_own.assign(static_cast<size_t>(n_pages), 0);
+        in_lower.assign(static_cast<size_t>(n_pages), 0);
+        for (int64_t c = 0; c < loaded(i, u); ++c) in_own[pages(i, u, c)] = 1;
+        for (int64_t lower = u / sets.units_per_kv_head * sets.units_per_kv_head; lower < u; ++lower)
+          for (int64_t c = 0; c < loaded(i, lower); ++c) in_lower[pages(i, lower, c)] = 1;
+
+        row[Columns::loaded] = loaded(i, u);
+        row[Columns::best] = n_best(i, u);
+        for (int64_t c = 0; c < n_best(i, u); ++c) row[Columns::best_loaded] += in_own[best(i, u, c)];
+        for (int64_t c = 0; c < loaded(i, u); ++c) {
+          const int32_t page = pages(i, u, c), last = previous(i, u, c);
+          if (!in_lower[page]) row[Columns::own_tokens] += visible(page, step.position);
+          // Who has seen the page, earlier queries have seen too.
+          for (int32_t s = 0; s < std::min<int64_t>(window, step.window_rows); ++s)
+            if (s == 0 || last < step.position - s)
+              row[Columns::shown + s] += visible(page, step.position - s);
+          if (before(i, u) == 0) continue;
+          if (last == step.position - 1) {
+            ++row[Columns::kept];
+            continue;
+          }
+          if (scores_before.data == nullptr || scores_before(i, u, page) == minus_infinity<Real>()) continue;
+          const Real* const scores = &scores_before(i, u, 0);
+          int64_t better = 0;
+          for (int64_t other = 0; other < n_pages; ++other)
+            better += (scores[other] > scores[page]) | ((scores[other] == scores[page]) & (other < page));
+          ++row[Columns::late_ranks + std::min(better / before(i, u), Columns::late_rank_bins - 1)];
+        }
       }
     }
   }

@@ -28,6 +28,15 @@ static_assert(sizeof(TokenRange) == sizeof(kernels::TokenRange) &&
               offsetof(TokenRange, from) == offsetof(kernels::TokenRange, from) &&
               offsetof(TokenRange, to) == offsetof(kernels::TokenRange, to));
 
+static_assert(SelectionColumns::loaded == kernels::kSelectionLoaded &&
+              SelectionColumns::kept == kernels::kSelectionKept &&
+              SelectionColumns::best == kernels::kSelectionBest &&
+              SelectionColumns::best_loaded == kernels::kSelectionBestLoaded &&
+              SelectionColumns::own_tokens == kernels::kSelectionOwnTokens &&
+              SelectionColumns::late_ranks == kernels::kSelectionLateRanks &&
+              SelectionColumns::late_rank_bins == kernels::kLateRankBins &&
+              SelectionColumns::shown == kernels::kSelectionShown);
+
 const kernels::Step* steps_of(const Block& block) {
   return reinterpret_cast<const kernels::Step*>(block.on_backend.data());
 }
@@ -63,6 +72,11 @@ kernels::Newest newest_of(Newest newest) {
 
 void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
+}
+
+bool of_one_sequence(const Block& block) {
+  return std::ranges::all_of(
+      block.steps, [&](const BlockStep& step) { return step.sequence == block.steps.front().sequence; });
 }
 
 /// Kernels read what the block's steps name without a check of their own.
@@ -134,11 +148,7 @@ void CudaBackend::upload(void* target, const void* source, int64_t bytes) {
 }
 
 void CudaBackend::download(void* target, const void* source, int64_t bytes) {
-  device_->use();
-  if (bytes > 0)
-    cuda_check(cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
-                               device_->stream()));
-  device_->synchronize();
+  staging_.download(target, source, bytes);
 }
 
 void CudaBackend::copy(void* target, const void* source, int64_t bytes) {
@@ -315,9 +325,17 @@ void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& b
                               .splits = 1,
                               .workspace = nullptr,
                               .arrived = static_cast<int32_t*>(arrived_.data())};
+  device_->use();
+  if (of_one_sequence(block)) {
+    if (const auto plan = kernels::plan_dense_block(params, longest, device_->limits()); plan.splits > 0) {
+      params.splits = plan.splits;
+      params.workspace = workspace_.at_least(plan.workspace_bytes);
+      if (device_->enqueues()) cuda_check(kernels::dense_block(params, device_->stream()));
+      return;
+    }
+  }
   const kernels::DensePlan plan =
       kernels::plan_dense(params, longest, 2 * shared_neighbours > block.size(), device_->multiprocessors());
-  device_->use();
   params.steps_per_tile = plan.steps_per_tile;
   params.stream_blocks = plan.stream_blocks;
   params.splits = plan.split.splits;
@@ -353,18 +371,20 @@ void CudaBackend::page_mass(const Layer& layer, const KvCache& cache, const Bloc
   require(mass.shape[2] <= cache.max_pages, "masses have more pages than the cache");
   const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
   device_->use();
-  if (device_->enqueues())
-    cuda_check(kernels::page_mass({.heads = on_device.heads(),
-                                   .scale = static_cast<float>(layer.scale),
-                                   .kv = dynamic_cast<const CudaCache&>(cache).pages(),
-                                   .q = on_device.queries(),
-                                   .steps = steps_of(block),
-                                   .n_steps = int32(block.size()),
-                                   .per_kv_head = unit == Unit::per_kv_head,
-                                   .lse = lse.data(),
-                                   .mass = mass.data(),
-                                   .n_pages = int32(mass.shape[2])},
-                                  device_->stream()));
+  const kernels::PageMassParams params{.heads = on_device.heads(),
+                                       .scale = static_cast<float>(layer.scale),
+                                       .kv = dynamic_cast<const CudaCache&>(cache).pages(),
+                                       .q = on_device.queries(),
+                                       .steps = steps_of(block),
+                                       .n_steps = int32(block.size()),
+                                       .per_kv_head = unit == Unit::per_kv_head,
+                                       .lse = lse.data(),
+                                       .mass = mass.data(),
+                                       .n_pages = int32(mass.shape[2])};
+  const bool by_groups = of_one_sequence(block) && kernels::takes_mass_block(params, device_->limits());
+  if (!device_->enqueues()) return;
+  cuda_check(by_groups ? kernels::mass_block(params, device_->stream())
+                       : kernels::page_mass(params, device_->stream()));
 }
 
 void CudaBackend::random_scores(const Layer& layer, const KvCache& cache, const Block& block, uint64_t seed,
@@ -560,20 +580,29 @@ Fidelity CudaBackend::compare(const Outputs& outputs, int64_t first_row, Tensor<
   return fidelity;
 }
 
-void CudaBackend::rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
-                             Tensor<int32_t, 3> ranks) {
-  const nvtx3::scoped_range range_name{"rank_pages"};
-  require(ranks.shape[1] == lists.pages.shape[1] && ranks.shape[2] == lists.pages.shape[2],
-          "ranks and the page lists differ in shape");
+void CudaBackend::count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets,
+                                  int64_t window, Tensor<int32_t, 3> counts) {
+  const nvtx3::scoped_range range_name{"count_selection"};
+  require(sets.previous.shape == sets.loaded.pages.shape, "`previous` and the page lists differ in shape");
+  require(counts.shape[0] == block.size() && counts.shape[1] == sets.loaded.pages.shape[1] &&
+              counts.shape[2] == SelectionColumns::count(window),
+          "counts have another shape than the page sets ask for");
   device_->use();
-  if (device_->enqueues())
-    cuda_check(kernels::rank_pages({.n_steps = int32(block.size()),
-                                    .n_units = int32(scores.shape[1]),
-                                    .scores = scores.data(),
-                                    .n_pages = int32(scores.shape[2]),
-                                    .lists = lists_of(lists),
-                                    .ranks = ranks.data()},
-                                   device_->stream()));
+  if (!device_->enqueues()) return;
+  cuda_check(kernels::count_selection({.steps = steps_of(block),
+                                       .n_steps = int32(block.size()),
+                                       .n_units = int32(counts.shape[1]),
+                                       .units_per_kv_head = int32(sets.units_per_kv_head),
+                                       .page_size = int32(cache.page_size),
+                                       .n_pages = int32(cache.max_pages),
+                                       .window = int32(window),
+                                       .loaded = lists_of(sets.loaded),
+                                       .previous = sets.previous.data(),
+                                       .count_before = sets.count_before.data(),
+                                       .scores_before = sets.scores_before.data(),
+                                       .best = lists_of(sets.best),
+                                       .counts = counts.data()},
+                                      device_->stream()));
 }
 
 }  // namespace hindsight::cuda

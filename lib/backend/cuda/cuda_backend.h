@@ -66,8 +66,8 @@ class CudaBackend final : public Backend {
   bool decode_step(KvCache& cache, const Layer& layer, const Block& block, const BoundStep& step) override;
   Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
                    Tensor<float, 2> reference_lse) override;
-  void rank_pages(const Block& block, Tensor<float, 3> scores, const PageLists& lists,
-                  Tensor<int32_t, 3> ranks) override;
+  void count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets, int64_t window,
+                       Tensor<int32_t, 3> counts) override;
 
  private:
   /// A small array of the host on the device, for the next primitive.

@@ -1,6 +1,7 @@
 #include "backend/cuda/staging.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 
 #include "backend/cuda/check.h"
@@ -42,6 +43,19 @@ void* SentArrays::send(Staging& staging, const void* values, int64_t bytes) {
     sent.memory = std::make_unique<DeviceMemory>(device_, bytes);
   staging.upload(sent.memory->data(), values, bytes);
   return sent.memory->data();
+}
+
+void Staging::download(void* target, const void* source, int64_t bytes) {
+  device_->use();
+  if (!landing_ && bytes > 0) landing_ = std::make_unique<PinnedMemory>(*device_, landing_bytes);
+  for (int64_t done = 0; done < bytes; done += landing_bytes) {
+    const auto size = static_cast<size_t>(std::min(landing_bytes, bytes - done));
+    cuda_check(cudaMemcpyAsync(landing_->data(), static_cast<const std::byte*>(source) + done, size,
+                               cudaMemcpyDeviceToHost, device_->stream()));
+    device_->synchronize();
+    std::memcpy(static_cast<std::byte*>(target) + done, landing_->data(), size);
+  }
+  device_->synchronize();
 }
 
 }  // namespace hindsight::cuda

@@ -1,6 +1,6 @@
 #pragma once
-// Small host arrays on their way to the device, without waiting: the caller's memory is copied to page-locked
-// slots that are used in turn.
+// Host arrays on their way to the device, small ones without waiting, and back: they pass through page-locked
+// memory; uploads through slots that are used in turn.
 
 #include <array>
 #include <cstddef>
@@ -16,9 +16,11 @@ class Staging {
   explicit Staging(std::shared_ptr<Device> device);
   /// Copies in the stream's order; `source` may be freed on return. Arrays larger than a slot are waited for.
   void upload(void* target, const void* source, int64_t bytes);
+  /// Waits for all work before it, and for the copy.
+  void download(void* target, const void* source, int64_t bytes);
 
  private:
-  static constexpr int64_t slot_bytes = 256 * 1024;
+  static constexpr int64_t slot_bytes = 256 * 1024, landing_bytes = 8 << 20;
   struct Slot {
     explicit Slot(const Device& device) : memory(device, slot_bytes), copied(device, Event::Timing::off) {}
     PinnedMemory memory;
@@ -27,6 +29,7 @@ class Staging {
   std::shared_ptr<Device> device_;
   std::array<std::unique_ptr<Slot>, 8> slots_;  ///< made when first needed
   size_t next_ = 0;
+  std::unique_ptr<PinnedMemory> landing_;  ///< of downloads: to pageable memory they are several times slower
 };
 
 /// Small host arrays on the device. Layers of a model take the same arrays one after another: what was sent
