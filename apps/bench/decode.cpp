@@ -5,7 +5,7 @@
 // side.
 //
 // Milliseconds per token: the median over steps, by events at their borders, while the host runs ahead.
-// Every step is another position, its arguments sent anew. Memory: what each part says that it holds, and
+// Every step is another position, its arguments sent anew; its layers run as a CUDA graph, as in evaluations. Memory: what each part says that it holds, and
 // what the device says is in use.
 //
 // bench_decode [--json FILE] [--layers N] [--steps N] [--only B:CONTEXT] [--method NAME]
