@@ -81,29 +81,58 @@ __global__ __launch_bounds__(kMmaThreads<R>) void attend_mma_kernel(
                            blockIdx.z, gridDim.z, target);
 }
 
+/// Asks the L2 cache, which shows what is written later, for what a block looks up first.
+template <class T, int D>
+__device__ void prefetch_inputs(const AttendParams& params) {
+  constexpr int line = 128;
+  const int heads = params.per_kv_head ? params.heads.n_q_heads / params.heads.n_kv_heads : 1;
+  const int units = params.heads.n_q_heads / heads, unit = blockIdx.y, x = threadIdx.x;
+  const Step step = params.steps[blockIdx.x];
+  const int64_t list = static_cast<int64_t>(blockIdx.x) * units + unit;
+  constexpr int row_lines = ceil_div(D * static_cast<int>(sizeof(T)), line);
+  if (params.q.rows_are_old && x < params.window * heads * row_lines) {
+    const int row = x / row_lines, slot = row / heads;
+    if (slot < step.window_rows)
+      prefetch(
+          query<T>(params.q, params.heads, step.sequence, step.position - slot, unit * heads + row % heads) +
+          x % row_lines * (line / static_cast<int>(sizeof(T))));
+  }
+  if (x * line < params.lists.capacity * static_cast<int>(sizeof(int32_t)))
+    prefetch(params.lists.pages + list * params.lists.capacity + x * (line / 4));
+  if (x == 0) prefetch(params.lists.count + list);
+}
+
 template <class T, int D>
 __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
-    const __grid_constant__ AttendParams params, SplitTarget target) {
+    const __grid_constant__ AttendParams params, StreamTarget target, Divisor chunks_of_page) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
   auto* const pages = reinterpret_cast<StreamPage*>(shared_bytes + sizeof(StreamShared<T, D>));
+  let_next_grid_start();
+  prefetch_inputs<T, D>(params);
+  wait_for_previous_grid();
   const WindowProblem problem = window_problem<16>(params);
-  const int page_chunks = params.kv.page_size / kChunk;
-  const int split_chunks = ceil_div(problem.listed * page_chunks, gridDim.z);
-  const int first = static_cast<int>(blockIdx.z) * split_chunks / page_chunks;
-  const int end =
-      min(problem.listed, ceil_div((static_cast<int>(blockIdx.z) + 1) * split_chunks, page_chunks));
-  for (int x = first + threadIdx.x; x < end; x += kStreamThreads) {
-    const Token token = problem.token(x * params.kv.page_size);
-    pages[x - first] = {token.page, token.previous,
-                        static_cast<int>(pool_page(params.kv, problem.sequence(), token.page))};
-  }
-  // The barrier after the queries shows the pages, too.
+  const int page_chunks = chunks_of_page.divisor;
+  const int split_chunks = ceil_div(problem.listed * page_chunks, static_cast<int>(gridDim.z));
+  const StreamPart part{static_cast<int>(blockIdx.z) * split_chunks,
+                        min(problem.listed * page_chunks, static_cast<int>(blockIdx.z + 1) * split_chunks),
+                        static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z),
+                        static_cast<int>(problem.list_row)};
+  const int first = chunks_of_page.divide(part.first),
+            end = chunks_of_page.divide(max(part.end, 0) + page_chunks - 1);
   attend_stream(
-      problem, params.heads, params.kv, params.q, params.scale, blockIdx.z, gridDim.z, target, shared,
+      problem, params.heads, params.kv, params.q, params.scale, part, target, shared,
+      [&] {
+        for (int x = first + threadIdx.x; x < end; x += kStreamThreads) {
+          const Token token = problem.token(x * params.kv.page_size);
+          pages[x - first] = {token.page, token.previous,
+                              static_cast<int>(pool_page(params.kv, problem.sequence(), token.page))};
+        }
+      },
       [&](int chunk) {
-        const StreamPage page = pages[chunk / page_chunks - first];
-        const int offset = chunk % page_chunks * kChunk;
+        const int place = chunks_of_page.divide(chunk);
+        const StreamPage page = pages[place - first];
+        const int offset = (chunk - place * page_chunks) * kChunk;
         return Place{chunk, page.page * params.kv.page_size + offset, page.previous, page.pool, offset};
       });
 }
@@ -131,10 +160,10 @@ cudaError_t attend(const AttendParams& params, cudaStream_t stream) {
     if constexpr (kMmaTakes<T, D>) {
       const int split_pages = ceil_div(params.lists.capacity, params.splits) + 3;
       if (params.splits > 1 && rows <= 16 && split_pages <= kStreamPages && streams(params.heads, params.kv))
-        return launch_with_splits(
-            attend_stream_kernel<T, D>, grid(16), kStreamThreads,
-            static_cast<int>(sizeof(StreamShared<T, D>) + sizeof(StreamPage) * split_pages), params,
-            items(params), D, stream);
+        return launch_stream(attend_stream_kernel<T, D>, grid(16),
+                             static_cast<int>(sizeof(StreamShared<T, D>) + sizeof(StreamPage) * split_pages),
+                             params, static_cast<int64_t>(params.n_steps) * n_units, items(params), D,
+                             stream);
       if (takes_mma(params.kv))
         return dispatch_mma_rows(rows, [&](auto tile) {
           constexpr int R = tile();

@@ -217,7 +217,7 @@ __device__ void attend_tile(const Problem& problem, const Heads& heads, const Pa
   }
 }
 
-/// Merges the partial results of splits, in ascending order: a warp per item.
+/// Partial results of splits that become one.
 struct CombineParams {
   const float* partial_out;  ///< [splits, items, d]
   const float* partial_lse;  ///< [splits, items]
@@ -226,11 +226,56 @@ struct CombineParams {
   int64_t items;
   int32_t splits, head_dim;
 };
+inline constexpr int kMostSplits = 64;  ///< two for a lane
+
+/// Merges the splits of an item in ascending order; all lanes of a warp call. Reads past the L1 cache: other
+/// blocks of the same grid may have written.
+__device__ inline void combine_item(const CombineParams& params, int64_t item) {
+  const int lane = threadIdx.x % 32, d = params.head_dim;
+  // Weights of the splits against their common maximum: lane s has those of splits s and s + 32.
+  float weight[2];
+#pragma unroll
+  for (int x = 0; x < 2; ++x) {
+    const int split = x * 32 + lane;
+    weight[x] = split < params.splits ? __ldcg(params.partial_lse + split * params.items + item) : -INFINITY;
+  }
+  SoftmaxState state;
+  state.raise(warp_max(fmaxf(weight[0], weight[1])));
+#pragma unroll
+  for (int x = 0; x < 2; ++x) weight[x] = state.weight(weight[x]);
+  state.sum = warp_sum(weight[0] + weight[1]);
+  const float normaliser = state.normaliser();
+  // Head dimensions are multiples of four.
+  for (int begin = 0; begin < d; begin += 128) {
+    const int c = begin + 4 * lane;
+    const float* from = params.partial_out + item * d + c;
+    float4 sum{};
+#pragma unroll 8
+    for (int split = 0; split < params.splits; ++split) {
+      const float factor = __shfl_sync(~0u, split < 32 ? weight[0] : weight[1], split % 32);
+      float4 out{};
+      if (c < d) out = __ldcg(reinterpret_cast<const float4*>(from + split * params.items * d));
+      sum.x += factor * out.x;
+      sum.y += factor * out.y;
+      sum.z += factor * out.z;
+      sum.w += factor * out.w;
+    }
+    if (c < d)
+      *reinterpret_cast<float4*>(params.out + item * d + c) =
+          make_float4(sum.x * normaliser, sum.y * normaliser, sum.z * normaliser, sum.w * normaliser);
+  }
+  if (lane == 0) params.lse[item] = state.lse();
+}
 cudaError_t combine_splits(const CombineParams& params, cudaStream_t stream);
 
 /// How many splits give every multiprocessor a few blocks, of a run of `tokens` tokens at most.
 SplitPlan plan_splits(const Heads& heads, const PagedKv& kv, int64_t blocks, int64_t tokens, int64_t items,
                       int multiprocessors);
+inline SplitPlan split_plan(int64_t splits, int64_t items, int head_dim) {
+  const int64_t bytes =
+      splits == 1 ? 0 : splits * items * (head_dim + 1) * static_cast<int64_t>(sizeof(float));
+  return {static_cast<int32_t>(splits), bytes};
+}
 /// Whether a launch that is split, because it has few rows, is for the blocks of warp_stream.cuh.
 bool streams(const Heads& heads, const PagedKv& kv);
 

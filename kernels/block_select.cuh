@@ -11,9 +11,10 @@
 
 namespace hindsight::kernels {
 
-inline constexpr int kBuckets = 2048;
-inline constexpr int kCandidates = 512;  ///< in the bucket of the k-th best, for which ranking is worth it
-inline constexpr int kVecScores = 4;     ///< that a thread reads at once
+template <int Threads>
+inline constexpr int kBuckets = 4 * Threads;  ///< a thread reads its own at once
+inline constexpr int kVecScores = 4;          ///< that a thread reads at once
+inline constexpr int kMaxRanges = 256;
 
 /// A page and its score, which must be finite.
 struct ScoredPage {
@@ -28,11 +29,24 @@ struct ScoredPage {
   }
 };
 
+/// Sort keys of the smallest and the largest of some scores; of none, the largest key and 0.
+struct ScoreRange {
+  float smallest = FLT_MAX, largest = -FLT_MAX;
+  __device__ void include(float score) {
+    smallest = fminf(smallest, score);
+    largest = fmaxf(largest, score);
+  }
+  /// Of all lanes: as integers, an instruction each.
+  __device__ uint2 of_warp() const {
+    return make_uint2(__reduce_min_sync(~0u, sort_key(smallest)), __reduce_max_sync(~0u, sort_key(largest)));
+  }
+};
+
 template <int Threads>
 struct SelectShared {
-  alignas(16) int histogram[kBuckets];
-  ScoredPage candidate[kCandidates];
-  uint2 warp_range[Threads / 32];
+  alignas(16) int histogram[kBuckets<Threads>];
+  ScoredPage candidate[Threads];  ///< in the bucket of the k-th best: a thread ranks one
+  uint2 range[kMaxRanges];        ///< ScoreRange::of_warp of what the scores came in
   int warp_total[Threads / 32];
   int bucket, above, n_candidates;
   ScoredPage last;
@@ -42,7 +56,7 @@ struct SelectShared {
 /// multiple of four: they are read and never chosen.
 template <int Threads>
 __device__ void prepare_selection(float* scores, int n, SelectShared<Threads>& shared) {
-  for (int x = threadIdx.x; x < kBuckets; x += Threads) shared.histogram[x] = 0;
+  for (int x = threadIdx.x; x < kBuckets<Threads>; x += Threads) shared.histogram[x] = 0;
   if (threadIdx.x == 0) shared.n_candidates = 0;
   if (n + static_cast<int>(threadIdx.x) < (n + kVecScores - 1) / kVecScores * kVecScores)
     scores[n + threadIdx.x] = NAN;
@@ -64,11 +78,11 @@ __device__ void for_each_own_four(const float* scores, int n, F&& f) {
 }
 
 /// The `wanted`-th best of scores[0..n), 1 <= wanted <= n: exactly `wanted` pages are that one or before it.
-/// The same in all threads.
+/// shared.range[0..ranges) covers the scores. The same in all threads.
 template <int Threads>
-__device__ ScoredPage find_kth_best(const float* scores, int n, int wanted, SelectShared<Threads>& shared) {
-  constexpr int warps = Threads / 32, own_buckets = kBuckets / Threads;
-  static_assert(own_buckets == 4, "a thread reads its buckets at once");
+__device__ ScoredPage find_kth_best(const float* scores, int n, int wanted, int ranges,
+                                    SelectShared<Threads>& shared) {
+  constexpr int warps = Threads / 32, buckets = kBuckets<Threads>, own_buckets = buckets / Threads;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const auto each = [&](auto&& f) {
     for_each_own_four<Threads>(scores, n, [&](int page, const float(&four)[kVecScores]) {
@@ -77,25 +91,21 @@ __device__ ScoredPage find_kth_best(const float* scores, int n, int wanted, Sele
     });
   };
 
-  // The smallest and the largest, as integers in the order of the scores: an instruction for a warp.
-  float smallest = FLT_MAX, largest = -FLT_MAX;
-  each([&](int, float score) {
-    smallest = fminf(smallest, score);
-    largest = fmaxf(largest, score);
-  });
-  uint32_t low = __reduce_min_sync(~0u, sort_key(smallest)), high = __reduce_max_sync(~0u, sort_key(largest));
-  if (lane == 0) shared.warp_range[warp] = make_uint2(low, high);
-  __syncthreads();
-  const uint2 range = shared.warp_range[lane % warps];
-  low = __reduce_min_sync(~0u, range.x);
-  high = __reduce_max_sync(~0u, range.y);
-  smallest = score_of_key(low);
+  uint32_t low = ~0u, high = 0;
+#pragma unroll 1
+  for (int x = lane; x < ranges; x += 32) {
+    low = min(low, shared.range[x].x);
+    high = max(high, shared.range[x].y);
+  }
+  low = __reduce_min_sync(~0u, low);
+  high = __reduce_max_sync(~0u, high);
+  const float smallest = score_of_key(low);
   // Rounding keeps the order: a higher bucket's scores are all higher. Where the width is not a number to
   // divide by, all scores fall into one bucket.
-  const float wide = kBuckets / (score_of_key(high) - smallest);
+  const float wide = buckets / (score_of_key(high) - smallest);
   const float per_score = wide > 0 && wide <= FLT_MAX ? wide : 0.0f;
   const auto bucket_of = [&](float score) {
-    return min(kBuckets - 1, static_cast<int>((score - smallest) * per_score));
+    return min(buckets - 1, static_cast<int>((score - smallest) * per_score));
   };
   each([&](int, float score) {
     if (score == score) atomicAdd(&shared.histogram[bucket_of(score)], 1);
@@ -103,7 +113,7 @@ __device__ ScoredPage find_kth_best(const float* scores, int n, int wanted, Sele
   __syncthreads();
 
   // A thread has four buckets, the first thread the highest ones.
-  const int lowest = kBuckets - own_buckets * (static_cast<int>(threadIdx.x) + 1);
+  const int lowest = buckets - own_buckets * (static_cast<int>(threadIdx.x) + 1);
   const int4 own = *reinterpret_cast<const int4*>(&shared.histogram[lowest]);
   const int own_total = own.x + own.y + own.z + own.w;
   int total = own_total;
@@ -128,11 +138,11 @@ __device__ ScoredPage find_kth_best(const float* scores, int n, int wanted, Sele
   each([&](int page, float score) {
     if (bucket_of(score) != bucket || score != score) return;
     const int at = atomicAdd(&shared.n_candidates, 1);
-    if (at < kCandidates) shared.candidate[at] = {score, page};
+    if (at < Threads) shared.candidate[at] = {score, page};
   });
   __syncthreads();
   const int candidates = shared.n_candidates;
-  if (candidates <= kCandidates) {
+  if (candidates <= Threads) {
     if (static_cast<int>(threadIdx.x) < candidates) {
       const ScoredPage mine = shared.candidate[threadIdx.x];
       int better = 0;
@@ -158,7 +168,6 @@ __device__ ScoredPage find_kth_best(const float* scores, int n, int wanted, Sele
       if (page < n && score_order(score, page) == threshold) shared.last = {score, page};
     });
   }
-  static_assert(kCandidates <= Threads, "a thread ranks one candidate");
   __syncthreads();
   return shared.last;
 }

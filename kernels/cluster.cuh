@@ -1,6 +1,6 @@
 #pragma once
 // Clusters of blocks, and dependent launches: compute capability 9.0 and later. A function for each
-// instruction.
+// instruction; those of dependent launches do nothing below 9.0, where launches do not overlap (early.cuh).
 
 #include <cstdint>
 
@@ -28,6 +28,10 @@ __device__ inline uint32_t in_block(uint32_t address, int rank) {
 __device__ inline void store_in_cluster(uint32_t address, float value) {
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
+__device__ inline void store_in_cluster(uint32_t address, uint2 value) {
+  asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(value.x), "r"(value.y)
+               : "memory");
+}
 __device__ inline void store_in_cluster(uint32_t address, float2 value) {
   asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(value.x), "f"(value.y)
                : "memory");
@@ -39,15 +43,25 @@ __device__ inline void store_in_cluster(uint32_t address, float4 value) {
 }
 
 /// Waits until the grid before in the stream has ended and what it wrote is seen.
-__device__ inline void wait_for_previous_grid() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ inline void wait_for_previous_grid() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 /// Lets the next grid's blocks take places that are free; it waits as above before it reads anything.
 __device__ inline void let_next_grid_start() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 /// Starts fetching the line of an address into L2.
 __device__ inline void prefetch(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+/// The same of some bytes, a multiple of 16 as the address is.
+__device__ inline void prefetch(const void* address, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
 }
 
 }  // namespace hindsight::kernels

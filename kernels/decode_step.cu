@@ -17,6 +17,7 @@
 #include "kernels/block_select.cuh"
 #include "kernels/cluster.cuh"
 #include "kernels/dispatch.cuh"
+#include "kernels/divisor.cuh"
 #include "kernels/warp_stream.cuh"
 
 namespace hindsight::kernels {
@@ -29,6 +30,7 @@ constexpr int kStepWarps = kStepThreads / 32;
 struct StepLayout {
   int scores;  ///< floats: scores of all pages, and later the results that a block is handed
   int pages;   ///< that a block attends to, at most
+  Divisor group, page_chunks, cluster;
 };
 
 /// A page to attend to.
@@ -67,6 +69,10 @@ struct StepShared {
 /// window. The other warps are shared by the groups of rows of past queries, which have seen most pages.
 constexpr int kFirstWarps = 8;
 
+/// Summaries that a block asks the L2 cache for while the grid before still runs: 17 MB on 132
+/// multiprocessors, of which others' keys and values should not be driven out.
+constexpr int kPrefetchedPages = 256;
+
 /// Everything a block knows of its step.
 template <class T, int D, int R>
 class StepBlock {
@@ -77,20 +83,22 @@ class StepBlock {
       : params_(params),
         shared_(shared),
         listed_(reinterpret_cast<ListedPage*>(shared.scores + layout.scores)),
-        group_(params.heads.n_q_heads / params.heads.n_kv_heads),
-        per_group_(0xffff / group_ + 1),
+        layout_(layout),
+        group_(layout.group.divisor),
         cluster_(gridDim.x),
         rank_(blockIdx.x),
-        i_(blockIdx.y / params.heads.n_kv_heads),
-        head_(blockIdx.y % params.heads.n_kv_heads),
+        i_(blockIdx.z),
+        head_(blockIdx.y),
         step_(params.steps[i_]),
-        newest_page_(step_.position / params.kv.page_size),
+        newest_page_(layout.page_chunks.divide(step_.position / kChunk)),
         rows_(min(params.window, step_.window_rows) * group_) {
     const int k = params.k[i_];
     newest_is_given_ = params.newest != Newest::competes;
     candidates_ = newest_is_given_ ? newest_page_ : newest_page_ + 1;
     taken_ = min(max(params.newest == Newest::forced ? k - 1 : k, 0), candidates_);
     table_ = params.kv.table + step_.sequence * params.kv.table_stride;
+    if (params.q.rows_are_old) find_queries();
+    source_row_ = ((params.first_row[step_.sequence] + step_.position) * params.heads.n_kv_heads + head_) * D;
     last_loaded_ = params.last_loaded +
                    (static_cast<int64_t>(step_.sequence) * params.heads.n_kv_heads + head_) * params.n_pages;
   }
@@ -98,17 +106,25 @@ class StepBlock {
   __device__ void run() {
     cluster_arrive_relaxed();  // 1
     const bool chooses = 0 < taken_ && taken_ < candidates_;
+    // Until the grid before has ended: what that grid cannot have written, and the L2 cache, which shows what
+    // is written later.
     Scoring scoring{};
-    if (chooses) scoring = begin_scoring();
-    load_queries();
+    if (chooses) scoring = plan_scoring();
+    prefetch_inputs();
     prepare_selection(shared_.scores, candidates_, shared_.select);
-    if (appends()) append();
+    wait_for_previous_grid();
+    if (!params_.q.rows_are_old) find_queries();
+    QueryPieces queries;
+    read_queries(queries);
+    if (chooses) begin_scoring(scoring);
+    store_queries(queries);
     __syncthreads();
     if (chooses) {
       weigh_queries();
       __syncthreads();
     }
     cluster_wait();  // 1
+    if (appends()) append();
     if (chooses) score(scoring);
     __syncwarp();
     cluster_arrive();  // 2
@@ -134,24 +150,46 @@ class StepBlock {
  private:
   static constexpr int row_vectors = D / kVec<T>;
 
-  __device__ int slot_of(int row) const { return row * per_group_ >> 16; }
-  __device__ const T* query_row(int slot, int head_of_group) const {
-    return query<T>(params_.q, params_.heads, step_.sequence, step_.position - slot,
-                    head_ * group_ + head_of_group);
+  __device__ int slot_of(int row) const { return layout_.group.divide(row); }
+  __device__ void find_queries() {
+    first_query_ = static_cast<const T*>(params_.q.data) +
+                   (params_.q.first_row[step_.sequence] + step_.position) * params_.heads.n_q_heads * D;
+  }
+  /// Of a row of the tile.
+  __device__ const T* query_row(int r) const {
+    const int slot = slot_of(r);
+    return first_query_ +
+           static_cast<int64_t>(head_ * group_ + r - slot * group_ - slot * params_.heads.n_q_heads) * D;
   }
   __device__ int64_t pool_row(int64_t pool, int offset) const {
     return token_row(params_.kv, params_.heads.n_kv_heads, pool, head_, offset) * D;
   }
 
-  __device__ void load_queries() const {
-    for (int x = threadIdx.x; x < R * row_vectors; x += kStepThreads) {
-      const int r = x / row_vectors, c = x % row_vectors * kVec<T>;
-      uint4 piece{};
-      if (r < rows_) {
-        const int slot = slot_of(r);
-        piece = *reinterpret_cast<const uint4*>(query_row(slot, r - slot * group_) + c);
-      }
-      *reinterpret_cast<uint4*>(&shared_.q[r][c]) = piece;
+  __device__ void prefetch_inputs() const {
+    constexpr int bytes = D * sizeof(T);
+    if (params_.q.rows_are_old && threadIdx.x < rows_) prefetch(query_row(threadIdx.x), bytes);
+    if (appends() && threadIdx.x % 32 < 2)
+      prefetch(static_cast<const T*>(threadIdx.x % 32 == 0 ? params_.appended_k : params_.appended_v) +
+                   source_row_,
+               bytes);
+  }
+  /// Reads queries into registers: they are needed first, and would wait behind the summaries.
+  static constexpr int thread_vectors = (R * row_vectors + kStepThreads - 1) / kStepThreads;
+  using QueryPieces = uint4[thread_vectors];
+  __device__ void read_queries(QueryPieces& pieces) const {
+#pragma unroll
+    for (int i = 0; i < thread_vectors; ++i) {
+      const int x = i * kStepThreads + threadIdx.x, r = x / row_vectors;
+      pieces[i] = uint4{};
+      if (r < rows_) pieces[i] = *reinterpret_cast<const uint4*>(query_row(r) + x % row_vectors * kVec<T>);
+    }
+  }
+  __device__ void store_queries(const QueryPieces& pieces) const {
+#pragma unroll
+    for (int i = 0; i < thread_vectors; ++i) {
+      const int x = i * kStepThreads + threadIdx.x;
+      if (x < R * row_vectors)
+        *reinterpret_cast<uint4*>(&shared_.q[x / row_vectors][x % row_vectors * kVec<T>]) = pieces[i];
     }
   }
 
@@ -159,19 +197,17 @@ class StepBlock {
   __device__ bool appends() const {
     return params_.appended_k != nullptr && rank_ == cluster_ - 1 && threadIdx.x >= kStepThreads - 32;
   }
-  __device__ int64_t source_row() const {
-    return ((params_.first_row[step_.sequence] + step_.position) * params_.heads.n_kv_heads + head_) * D;
-  }
   __device__ int newest_offset() const { return step_.position - newest_page_ * params_.kv.page_size; }
   __device__ void append() const {
-    const int64_t from = source_row(), to = pool_row(table_[newest_page_], newest_offset());
+    const int64_t to = pool_row(table_[newest_page_], newest_offset());
     for (int vector = threadIdx.x % 32; vector < 2 * row_vectors; vector += 32) {
       const bool is_key = vector < row_vectors;
       const int c = (is_key ? vector : vector - row_vectors) * kVec<T>;
       const T* source = static_cast<const T*>(is_key ? params_.appended_k : params_.appended_v);
       T* target = static_cast<T*>(is_key ? params_.kv.k : params_.kv.v);
-      *reinterpret_cast<uint4*>(target + to + c) = *reinterpret_cast<const uint4*>(source + from + c);
+      *reinterpret_cast<uint4*>(target + to + c) = *reinterpret_cast<const uint4*>(source + source_row_ + c);
     }
+    __syncwarp();
   }
   /// By a warp. From its keys, not from the old summary: that may cover tokens which were taken back.
   __device__ void summarise_newest_page() const {
@@ -270,7 +306,7 @@ class StepBlock {
   /// A warp's way through the block's share of the complete pages, those before the step's own.
   struct Scoring {
     int first, end;  ///< pages
-    int pool;        ///< of page first + two rounds + lane % 8
+    int pools[3];    ///< of page first + lane % 8, and one and two rounds later
   };
   static constexpr int scoring_round = 8 * kStepWarps;
 
@@ -295,19 +331,34 @@ class StepBlock {
     }
     commit_copies();
   }
-  __device__ Scoring begin_scoring() const {
-    const int share = ceil_div(ceil_div(newest_page_, cluster_), 8) * 8;
-    const int first = share * rank_ + static_cast<int>(threadIdx.x) / 32 * 8;
-    const int end = min(share * (rank_ + 1), newest_page_);
-    const int pools[] = {look_up(first, end), look_up(first + scoring_round, end)};
-    read_summaries(0, first < end, pools[0]);
-    read_summaries(1, first + scoring_round < end, pools[1]);
-    return {first, end, look_up(first + 2 * scoring_round, end)};
+  __device__ Scoring plan_scoring() const {
+    const int share = ceil_div(layout_.cluster.divide(newest_page_ + cluster_ - 1), 8) * 8;
+    const int begin = share * rank_, end = min(begin + share, newest_page_);
+    const int mine = begin + static_cast<int>(threadIdx.x);
+    if (threadIdx.x < kPrefetchedPages && mine < end)
+      prefetch(static_cast<const T*>(params_.kv.summaries) +
+                   summary_row(params_.heads.n_kv_heads, table_[mine], head_) * 2 * D,
+               2 * D * static_cast<int>(sizeof(T)));
+    const int first = begin + static_cast<int>(threadIdx.x) / 32 * 8;
+    return {
+        first,
+        end,
+        {look_up(first, end), look_up(first + scoring_round, end), look_up(first + 2 * scoring_round, end)}};
+  }
+  __device__ void begin_scoring(const Scoring& scoring) const {
+    read_summaries(0, scoring.first < scoring.end, scoring.pools[0]);
+    read_summaries(1, scoring.first + scoring_round < scoring.end, scoring.pools[1]);
   }
 
   /// Eight pages a warp at a time; the next sixteen are under way meanwhile.
   __device__ void score(Scoring scoring) const {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    ScoreRange range;
+    const auto give = [&](float2 scores, int page, int end) {
+      if (page < end) range.include(scores.x);
+      if (page + 1 < end) range.include(scores.y);
+      this->give(scores, page, end);
+    };
 #pragma unroll 1
     for (int turn = 0; scoring.first < scoring.end; ++turn, scoring.first += scoring_round) {
       wait_for_copies<1>();
@@ -316,12 +367,12 @@ class StepBlock {
 #pragma unroll
       for (int i = 0; i < lane_pieces; ++i) now[i] = *summary_piece(turn, g, i * 4 + t);
       __syncwarp();
-      read_summaries(turn, scoring.first + 2 * scoring_round < scoring.end, scoring.pool);
-      scoring.pool = look_up(scoring.first + 3 * scoring_round, scoring.end);
+      read_summaries(turn, scoring.first + 2 * scoring_round < scoring.end, scoring.pools[2]);
+      scoring.pools[2] = look_up(scoring.first + 3 * scoring_round, scoring.end);
       give(score_of(now), scoring.first + 2 * t, scoring.end);
     }
     wait_for_copies<0>();
-    // The step's own page competes with what its keys are up to now: the token was appended before.
+    // The step's own page competes with what its keys are up to now: the same warp appended the token.
     if (!newest_is_given_ && rank_ == cluster_ - 1 && threadIdx.x >= kStepThreads - 32) {
       const T* keys = static_cast<const T*>(params_.kv.k) + pool_row(table_[newest_page_], 0);
       Summary own;
@@ -335,12 +386,19 @@ class StepBlock {
       const float2 scores = score_of(own);
       if (t == 0) give(scores, newest_page_, newest_page_ + 1);
     }
+    const uint2 keys = range.of_warp();
+    const int block = threadIdx.x % 32;
+    if (block < cluster_)
+      store_in_cluster(
+          in_block(shared_address(&shared_.select.range[rank_ * kStepWarps + threadIdx.x / 32]), block),
+          keys);
   }
 
   // --- selection: by every block of the cluster; each keeps its part of the list
   __device__ int select(bool chooses) const {
     const int n_listed = taken_ + (newest_is_given_ ? 1 : 0);
-    const int first = n_listed * rank_ / cluster_, end = n_listed * (rank_ + 1) / cluster_;
+    const int first = layout_.cluster.divide(n_listed * rank_),
+              end = layout_.cluster.divide(n_listed * (rank_ + 1));
     const int64_t list = static_cast<int64_t>(i_) * params_.heads.n_kv_heads + head_;
     int32_t* const pages = params_.lists.pages + list * params_.lists.capacity;
     const auto list_page = [&](int place, int page) {
@@ -349,7 +407,8 @@ class StepBlock {
       pages[place] = page;
     };
     if (chooses) {
-      const ScoredPage last = find_kth_best(shared_.scores, candidates_, taken_, shared_.select);
+      const ScoredPage last =
+          find_kth_best(shared_.scores, candidates_, taken_, cluster_ * kStepWarps, shared_.select);
       for_each_selected(shared_.scores, candidates_, last, shared_.select, list_page);
     }
     // What there is no choice about: all pages, or the step's own.
@@ -387,7 +446,7 @@ class StepBlock {
       return;
     }
     const Part16 part = part_of(warp);
-    const int page_chunks = params_.kv.page_size / kChunk,
+    const int page_chunks = layout_.page_chunks.divisor,
               n_chunks = part.group * 16 < rows_ ? n_listed * page_chunks : 0;
     // The youngest query of the group's rows: it has been shown the least, and may see the most.
     const int youngest = slot_of(part.group * 16);
@@ -402,8 +461,10 @@ class StepBlock {
     const auto next = [&](int x) {
 #pragma unroll 1
       for (; x < n_chunks; x += part.warps) {
-        const ListedPage page = listed_[x / page_chunks];
-        const int offset = x % page_chunks * kChunk, position = page.page * params_.kv.page_size + offset;
+        const int place = layout_.page_chunks.divide(x);
+        const ListedPage page = listed_[place];
+        const int offset = (x - place * page_chunks) * kChunk,
+                  position = page.page * params_.kv.page_size + offset;
         if (position <= step_.position - youngest &&
             (youngest == 0 || page.previous < step_.position - youngest))
           return Place{x, position, page.previous, page.pool, offset};
@@ -418,7 +479,7 @@ class StepBlock {
     for (int x = 0; x < ahead; ++x) buffers[x] = &shared_.buffer[warp + x * kFirstWarps];
     WarpAttention<T, D> mine;
     stream_chunks<ahead>(mine, &shared_.q[part.group * 16], params_.heads, params_.kv, head_, step_.position,
-                         params_.scale, rows, buffers, part.warp, part.warps, next);
+                         params_.scale, rows, buffers, part.warp, part.warps, next, [] {});
     leave_result(mine, *buffers[0], shared_.warp_state[warp]);
     if (groups > 1 && rank_ == cluster_ - 1 && warp == kStepWarps - 1) summarise_newest_page();
   }
@@ -433,7 +494,8 @@ class StepBlock {
       const float2 state = lane < n ? shared_.warp_state[warp_of(group, lane)][r % 16] : float2{-INFINITY, 0};
       const RowSum row =
           add_up<D>(state, n, [&](int x) { return shared_.buffer[warp_of(group, x)].out[r % 16]; });
-      const int turn = r / cluster_, owner = r - turn * cluster_, place = turn * cluster_ + rank_;
+      const int turn = layout_.cluster.divide(r), owner = r - turn * cluster_,
+                place = turn * cluster_ + rank_;
       if (lane == 0)
         store_in_cluster(in_block(shared_address(&shared_.handed_state[place]), owner),
                          make_float2(row.largest, row.sum));
@@ -496,13 +558,16 @@ class StepBlock {
   const DecodeStepParams& params_;
   Shared& shared_;
   ListedPage* listed_;
-  int group_, per_group_;  ///< per_group_ / 2^16: division of a row's number by the group
+  StepLayout layout_;
+  int group_;
   int cluster_, rank_, i_, head_;
   Step step_;
   int newest_page_, rows_, candidates_, taken_;
   bool newest_is_given_;
-  const int32_t* table_;  ///< of the sequence
-  int32_t* last_loaded_;  ///< of the sequence and head
+  const int32_t* table_;    ///< of the sequence
+  const T* first_query_;    ///< of the step, head 0
+  int64_t source_row_ = 0;  ///< of the step's own token in packed keys and values (elements)
+  int32_t* last_loaded_;    ///< of the sequence and head
 };
 
 #endif
@@ -514,7 +579,6 @@ __global__ __launch_bounds__(kStepThreads,
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   let_next_grid_start();
-  wait_for_previous_grid();
   StepBlock<T, D, R>(params, *reinterpret_cast<StepShared<T, D, R>*>(shared_bytes), layout).run();
 #endif
 }
@@ -526,7 +590,9 @@ int rows_of(const DecodeStepParams& params) {
 StepLayout layout_of(const DecodeStepParams& params, int cluster) {
   const int rows = ceil_div(rows_of(params), cluster) * cluster;
   return {ceil_div(std::max(params.n_pages, rows * params.heads.head_dim), kVecScores) * kVecScores,
-          ceil_div(params.lists.capacity, cluster) + 1};
+          ceil_div(params.lists.capacity, cluster) + 1,
+          Divisor(params.heads.n_q_heads / params.heads.n_kv_heads), Divisor(params.kv.page_size / kChunk),
+          Divisor(cluster)};
 }
 
 /// Calls f(TypeTag<T>, integral_constant<D>, integral_constant<R>) for what the kernel takes.
@@ -554,7 +620,7 @@ struct StepLaunch {
     attributes[0].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
     attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3(cluster, params.n_steps * params.heads.n_kv_heads);
+    config.gridDim = dim3(cluster, params.heads.n_kv_heads, params.n_steps);
     config.blockDim = dim3(kStepThreads);
     config.dynamicSmemBytes =
         sizeof(StepShared<T, D, R>) + sizeof(float) * layout.scores + sizeof(ListedPage) * layout.pages;

@@ -24,9 +24,10 @@ inline bool starts_early() {
          major >= 9;
 }
 
-template <class Params>
-cudaError_t launch_early(void (*kernel)(Params), dim3 grid, dim3 block, const Params& params,
-                         cudaStream_t stream, int shared_bytes = 0) {
+/// Of a kernel that calls wait_for_previous_grid() before it reads what may have been written just now.
+template <class... Parameters>
+cudaError_t launch_early_with(void (*kernel)(Parameters...), dim3 grid, dim3 block, int shared_bytes,
+                              cudaStream_t stream, const Parameters&... parameters) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -37,7 +38,13 @@ cudaError_t launch_early(void (*kernel)(Params), dim3 grid, dim3 block, const Pa
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = starts_early() ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, params);
+  return cudaLaunchKernelEx(&config, kernel, parameters...);
+}
+
+template <class Params>
+cudaError_t launch_early(void (*kernel)(Params), dim3 grid, dim3 block, const Params& params,
+                         cudaStream_t stream, int shared_bytes = 0) {
+  return launch_early_with(kernel, grid, block, shared_bytes, stream, params);
 }
 
 }  // namespace hindsight::kernels

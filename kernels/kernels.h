@@ -39,6 +39,7 @@ struct Heads {
 struct Queries {
   const void* data;
   const int64_t* first_row;
+  bool rows_are_old;  ///< first_row had been written by the time the grid before began; see DecodeStepParams
 };
 
 /// Keys and values in pages of one pool: k and v [pool pages, Hkv, p, d]; summaries [pool pages, Hkv, 2, d]
@@ -290,6 +291,11 @@ struct SplitPlan {
   int64_t workspace_bytes;  ///< 0 for one split
 };
 
+/// A launch that is split counts in `arrived` who has written partial results: zeros before and after it,
+/// that many. Its steps must have been written by something that had ended when the grid before it began (see
+/// DecodeStepParams).
+inline constexpr int kStreamProblems = 4096;
+
 /// Attention over page lists for a window of queries. Row i and slot s < min(w, window_rows) give attention
 /// of the query at position-s over the tokens <= position-s of the listed pages, for s > 0 only of those
 /// pages whose `previous` is < position-s; other slots give (0, -inf). A page is read once for up to 64 of
@@ -309,6 +315,7 @@ struct AttendParams {
   float* lse;               ///< [n, w, Hq]
   int32_t splits;           ///< as planned
   void* workspace;          ///< as planned
+  int32_t* arrived;         ///< [kStreamProblems]
 };
 /// Dynamic shared memory that a block of attend or dense may need.
 int32_t attention_shared_bytes(int32_t head_dim);
@@ -327,6 +334,9 @@ struct DeviceLimits {
 /// `select_top_k`, notes loads, attends for the window as `attend`, and merges into out as `merge`. Scores
 /// are rounded in another order than by score_pages: where they differ by rounding alone, page sets may
 /// differ in those pages.
+///
+/// It begins before the grid before in the stream has ended, and waits for it; but steps, k, kv.table and
+/// first_row must have been written earlier: by something that had ended when that grid began.
 struct DecodeStepParams {
   Heads heads;
   float scale;
@@ -378,13 +388,16 @@ struct DenseParams {
   const Step* steps;
   int32_t n_steps;
   int32_t steps_per_tile;  ///< as planned
+  int32_t stream_blocks;   ///< as planned
   float* out;              ///< [n, Hq, d]
   float* lse;              ///< [n, Hq]
   int32_t splits;          ///< as planned
   void* workspace;         ///< as planned
+  int32_t* arrived;        ///< [kStreamProblems]
 };
 struct DensePlan {
   int32_t steps_per_tile;
+  int32_t stream_blocks;  ///< blocks that share out all tokens of single steps; 0: a block has tiles of steps
   SplitPlan split;
 };
 /// `longest` is the largest position + 1; `adjacent_share_sequence` says that most neighbours in the block

@@ -5,6 +5,9 @@
 
 #include <climits>
 
+#include "kernels/cluster.cuh"
+#include "kernels/divisor.cuh"
+#include "kernels/early.cuh"
 #include "kernels/mma_attention.cuh"
 
 namespace hindsight::kernels {
@@ -33,12 +36,13 @@ struct VisibleRows {
 };
 
 /// Attends to the places that next(chunk) gives for chunk, chunk + stride, ... until kNoPlace; next may skip
-/// places. `buffers` are Ahead pointers. tokens() of a place is how many exist: up to last_position.
-template <int Ahead, class T, int D, class Next>
+/// places. `buffers` are Ahead pointers. Tokens of a place exist up to last_position. Once the first places
+/// are being read, calls ready(), after which the queries must be there.
+template <int Ahead, class T, int D, class Next, class Ready>
 __device__ void stream_chunks(WarpAttention<T, D>& mine, const T (*q)[kMmaStride<D>], const Heads& heads,
                               const PagedKv& kv, int kv_head, int last_position, float scale,
                               const VisibleRows& rows, WarpBuffer<T, D>* const (&buffers)[Ahead], int chunk,
-                              int stride, Next&& next) {
+                              int stride, Next&& next, Ready&& ready) {
   static_assert(Ahead == 1 || Ahead == 2);
   constexpr int row_vectors = D / kVec<T>;
   constexpr float log2_e = 1.4426950408889634f;
@@ -52,8 +56,8 @@ __device__ void stream_chunks(WarpAttention<T, D>& mine, const T (*q)[kMmaStride
       for (int x = 0; x < kChunk * row_vectors / 32; ++x) {
         const int vector = x * 32 + lane, n = vector / row_vectors;
         // Weights of tokens that do not exist are 0, but 0 times whatever lies there could be NaN.
-        copy_async(shared_address(&to[n][vector % row_vectors * kVec<T>]),
-                   rows_of_place + (n < tokens ? vector * kVec<T> : 0), n < tokens);
+        copy_async(shared_address(&to[n][vector % row_vectors * kVec<T>]), rows_of_place + vector * kVec<T>,
+                   n < tokens);
       }
     }
     commit_copies();  // also an empty group: the number of groups tells what has arrived
@@ -67,6 +71,7 @@ __device__ void stream_chunks(WarpAttention<T, D>& mine, const T (*q)[kMmaStride
     read(place[x], kv.k, buffers[x]->k);
     read(place[x], kv.v, buffers[x]->v);
   }
+  ready();
 #pragma unroll 1
   for (int turn = 0; place[0].chunk != INT_MAX; ++turn) {
     const Place now = place[0], last = place[Ahead - 1];
@@ -145,14 +150,23 @@ __device__ RowSum add_up(float2 state, int n, F&& out_of) {
   return row;
 }
 
-/// A block of eight warps attends for up to 16 rows: split `split` of `splits` of the problem's chunks.
-inline constexpr int kStreamWarps = 8, kStreamThreads = kStreamWarps * 32;
+/// A block of sixteen warps, all that a multiprocessor has registers for, attends for up to 16 rows: split
+/// `split` of `splits` of the problem's chunks.
+inline constexpr int kStreamWarps = 16, kStreamThreads = kStreamWarps * 32;
 
 template <class T, int D>
 struct StreamShared {
   alignas(16) T q[16][kMmaStride<D>];
-  WarpBuffer<T, D> buffer[2 * kStreamWarps];
+  WarpBuffer<T, D> buffer[kStreamWarps];
   float2 state[kStreamWarps][16];
+  bool is_last;  ///< of the problem's blocks to have its result ready
+};
+
+/// Where a launch of streams writes: results, and partial results of problems that are split.
+struct StreamTarget {
+  float *out, *lse, *partial_out, *partial_lse;  ///< partial ones as in CombineParams
+  int64_t items;
+  int32_t* arrived;  ///< per problem, how many of its parts have been written; 0 at rest
 };
 
 /// A page of a block's list, looked up before the first one is read; and how many of them a block can have.
@@ -161,14 +175,30 @@ struct StreamPage {
 };
 inline constexpr int kStreamPages = 1024;
 
-/// place(chunk) gives the place of any chunk of the problem. Writes the results of all rows.
-template <class T, int D, class Problem, class PlaceOf>
+/// A block's part of a problem: chunks [first, end), the split-th of `splits` parts of problem `number` of
+/// the launch.
+struct StreamPart {
+  int first, end, split, splits, number;
+};
+
+/// look_up() prepares the pages, by all threads; place(chunk) then gives the place of any chunk of the part.
+/// Writes the results of all rows; the block that is last to do so combines the splits, always in their
+/// order.
+template <class T, int D, class Problem, class LookUp, class PlaceOf>
 __device__ void attend_stream(const Problem& problem, const Heads& heads, const PagedKv& kv, const Queries& q,
-                              float scale, int split, int splits, SplitTarget target,
-                              StreamShared<T, D>& shared, PlaceOf&& place) {
+                              float scale, const StreamPart& part, StreamTarget target,
+                              StreamShared<T, D>& shared, LookUp&& look_up, PlaceOf&& place) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  load_query_tile<T, D, 16>(problem, heads, q, shared.q);
-  __syncthreads();
+  // Queries into registers, a piece for a thread: on their way while the pages are looked up.
+  constexpr int pieces = D / kVec<T>;
+  static_assert(16 * pieces <= kStreamThreads && 16 <= kStreamWarps);
+  const int tile_row = threadIdx.x / pieces, c = threadIdx.x % pieces * kVec<T>;
+  uint4 piece{};
+  if (tile_row < problem.rows()) {
+    const QueryRow row = problem.row(tile_row);
+    if (row.last_visible >= 0)
+      piece = *reinterpret_cast<const uint4*>(query<T>(q, heads, row.sequence, row.position, row.q_head) + c);
+  }
   VisibleRows rows;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -181,26 +211,61 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
       rows.unseen_before[half] = row.unseen_before;
     }
   }
-  const int chunks = ceil_div(problem.tokens(), kChunk), split_chunks = ceil_div(chunks, splits);
-  const int end = min(chunks, (split + 1) * split_chunks);
-  WarpBuffer<T, D>* const buffers[] = {&shared.buffer[warp], &shared.buffer[warp + kStreamWarps]};
+  look_up();
+  __syncthreads();
+  WarpBuffer<T, D>* const buffers[] = {&shared.buffer[warp]};
   WarpAttention<T, D> mine;
-  stream_chunks<2>(mine, shared.q, heads, kv, problem.kv_head(), problem.last_position(), scale, rows,
-                   buffers, split * split_chunks + warp, kStreamWarps,
-                   [&](int chunk) { return chunk < end ? place(chunk) : kNoPlace; });
+  stream_chunks<1>(
+      mine, shared.q, heads, kv, problem.kv_head(), problem.last_position(), scale, rows, buffers,
+      part.first + warp, kStreamWarps, [&](int chunk) { return chunk < part.end ? place(chunk) : kNoPlace; },
+      [&] {
+        if (tile_row < 16) *reinterpret_cast<uint4*>(&shared.q[tile_row][c]) = piece;
+        __syncthreads();
+      });
   leave_result(mine, *buffers[0], shared.state[warp]);
   __syncthreads();
-#pragma unroll 1
-  for (int r = warp; r < problem.rows(); r += kStreamWarps) {
-    const RowSum row = add_up<D>(lane < kStreamWarps ? shared.state[lane][r] : float2{-INFINITY, 0},
-                                 kStreamWarps, [&](int x) { return shared.buffer[x].out[r]; });
-    const int64_t item = split * target.items + problem.row(r).item;
+  const bool alone = part.splits == 1;
+  if (warp < problem.rows()) {
+    const RowSum row = add_up<D>(lane < kStreamWarps ? shared.state[lane][warp] : float2{-INFINITY, 0},
+                                 kStreamWarps, [&](int x) { return shared.buffer[x].out[warp]; });
+    const int64_t item = problem.row(warp).item, at = alone ? item : part.split * target.items + item;
     const float normaliser = row.normaliser();
     if (lane * 4 < D)
-      *reinterpret_cast<float4*>(target.out + item * D + lane * 4) = make_float4(
+      *reinterpret_cast<float4*>((alone ? target.out : target.partial_out) + at * D + lane * 4) = make_float4(
           normaliser * row.out.x, normaliser * row.out.y, normaliser * row.out.z, normaliser * row.out.w);
-    if (lane == 0) target.lse[item] = row.lse();
+    if (lane == 0) (alone ? target.lse : target.partial_lse)[at] = row.lse();
   }
+  if (alone) return;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    shared.is_last = atomicAdd(target.arrived + part.number, 1) == part.splits - 1;
+    if (shared.is_last) target.arrived[part.number] = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  if (shared.is_last && warp < problem.rows())
+    combine_item(
+        {target.partial_out, target.partial_lse, target.out, target.lse, target.items, part.splits, D},
+        problem.row(warp).item);
+}
+
+/// Launches a kernel that calls attend_stream for `problems` problems, allowing it the shared memory it
+/// needs.
+template <class Params>
+cudaError_t launch_stream(void (*kernel)(Params, StreamTarget, Divisor), dim3 grid, int shared_bytes,
+                          const Params& params, int64_t problems, int64_t items, int head_dim,
+                          cudaStream_t stream) {
+  if (problems > kStreamProblems) return cudaErrorInvalidValue;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (error != cudaSuccess) return error;
+  float* const partial_out = static_cast<float*>(params.workspace);
+  const StreamTarget target{params.out,  params.lse,
+                            partial_out, partial_out + params.splits * items * head_dim,
+                            items,       params.arrived};
+  return launch_early_with(kernel, grid, dim3(kStreamThreads), shared_bytes, stream, params, target,
+                           Divisor(params.kv.page_size / kChunk));
 }
 
 }  // namespace hindsight::kernels

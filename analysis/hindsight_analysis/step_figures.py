@@ -3,8 +3,8 @@
     python -m hindsight_analysis.step_figures steps.json --out FOLDER
 
 Writes step_time.png: time against context, a panel for each batch size, with the time that reading
-the bytes of a Quest step takes; and step_share.png: the share of the read ceiling that each kind of
-step reaches.
+the bytes of a Quest step takes; step_share.png: the share of the read ceiling that each kind of step
+reaches; and step_batch.png: time against the batch size, at the context that has most of them.
 """
 
 from __future__ import annotations
@@ -85,6 +85,45 @@ def draw(times: dict[Workload, StepTime], budget: int, out: Path) -> list[Path]:
     return written
 
 
+def draw_batches(times: dict[Workload, StepTime], budget: int, out: Path) -> list[Path]:
+    """Time against the batch size; nothing where no context was timed with three."""
+    names = {"dense": "dense", "step": "quest", "attend": "attention over its page lists"}
+    lines: dict[int, Series] = {}
+    for workload, time in sorted(times.items(), key=lambda item: item[0].batch):
+        if workload.what in names and (workload.window, workload.budget, workload.cache) == (
+            1,
+            budget,
+            "cold",
+        ):
+            line = lines.setdefault(workload.context, {}).setdefault(names[workload.what], [])
+            line.append((workload.batch, time))
+    context = max(lines, key=lambda x: len(lines[x].get("quest", [])), default=0)
+    if len(lines.get(context, {}).get("quest", [])) < 3:
+        return []
+    figure, axis = plt.subplots(figsize=(5.2, 3.8))
+    for label, line in lines[context].items():
+        axis.plot([x for x, _ in line], [t.us for _, t in line], marker="o", label=label)
+    quest = lines[context]["quest"]
+    axis.plot(
+        [x for x, _ in quest],
+        [t.read_us for _, t in quest],
+        "k:",
+        label="bytes of quest, read once",
+    )
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xlabel("batch size")
+    axis.set_ylabel("µs a step and layer")
+    axis.set_title(f"{context} tokens, budget {budget} tokens")
+    axis.grid(True, alpha=0.3)
+    axis.legend(fontsize="small")
+    figure.tight_layout()
+    file = out / "step_batch.png"
+    figure.savefig(file, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+    return [file]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -96,7 +135,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         times = load_step_times(options.file)
         options.out.mkdir(parents=True, exist_ok=True)
-        for file in draw(times, options.budget, options.out):
+        for file in (
+            *draw(times, options.budget, options.out),
+            *draw_batches(times, options.budget, options.out),
+        ):
             print(file)
     except (OSError, ValueError, KeyError) as error:
         print(f"step_figures: {options.file}: {error}", file=sys.stderr)

@@ -48,7 +48,10 @@ def packages(tmp_path: Path) -> Path:
     put("good/src/plain.txt", "plain " + WORDS)
     put("good/src/packed.txt.gz", gzip.compress(("packed " + WORDS).encode()))
     put("good/src/broken.txt.gz", b"\x1f\x8bnothing")
-    put("good/src/page.html", f"<html><head><title>no</title></head><body><p>page &amp; {WORDS}</p></body></html>")
+    put(
+        "good/src/page.html",
+        f"<html><head><title>no</title></head><body><p>page &amp; {WORDS}</p></body></html>",
+    )
     put("good/src/gnu/a.txt", "lesser " + WORDS)
     put("good/src/other.txt", "other " + WORDS)
     put("good/src/dual/a.txt", "dual " + WORDS)
@@ -88,7 +91,9 @@ def test_the_corpus_holds_what_may_be_used_and_nothing_else(packages: Path, tmp_
     assert {b"plain", b"packe", b"dual ", b"perl:"} <= beginnings
     assert not beginnings & {b"lesse", b"other", b"under", b"short", b"exclu"}
     assert sum(document.startswith(b"plain") for document in found) == 1, "copies are dropped"
-    assert sum(document.startswith(b"perl:") for document in found) == 1, "Perl needs the Artistic wording"
+    assert (
+        sum(document.startswith(b"perl:") for document in found) == 1
+    ), "Perl needs the Artistic wording"
     assert any(document.startswith(b"page & free words") for document in found), "HTML becomes text"
     pieces = [document for document in found if document.startswith(b"word ")]
     assert len(pieces) >= 20 and not any(b"GPL" in piece for piece in pieces)
@@ -104,7 +109,10 @@ def test_held_out_documents_are_never_trained_on(packages: Path, tmp_path: Path)
     assert trained.isdisjoint(held)
     assert len(trained) + len(names) <= 300
     assert summary["code"]["bytes"] <= 2e6, "the cap"
-    assert json.loads((tmp_path / "out" / "corpus.json").read_text())["code"]["bytes"] == summary["code"]["bytes"]
+    assert (
+        json.loads((tmp_path / "out" / "corpus.json").read_text())["code"]["bytes"]
+        == summary["code"]["bytes"]
+    )
 
 
 def test_the_same_packages_give_the_same_bytes(packages: Path, tmp_path: Path) -> None:

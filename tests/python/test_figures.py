@@ -157,10 +157,17 @@ def test_a_line_is_a_variant_and_its_values_are_means_over_traces(result_file):
 @pytest.mark.parametrize(
     "varied, along",
     [
-        ([{"budget.ratio": b, "page_size": p} for b in (0.1, 0.2) for p in (8, 16, 32)], "budget.ratio"),
+        (
+            [{"budget.ratio": b, "page_size": p} for b in (0.1, 0.2) for p in (8, 16, 32)],
+            "budget.ratio",
+        ),
         ([{"budget.ratio": 0.1, "page_size": p} for p in (8, 16)], "page_size"),
         (
-            [{"budget.ratio": 0.1, "page_size": p, "retro.window": w} for p in (8, 16) for w in (1, 2)],
+            [
+                {"budget.ratio": 0.1, "page_size": p, "retro.window": w}
+                for p in (8, 16)
+                for w in (1, 2)
+            ],
             "page_size",
         ),
         ([{"budget.ratio": 0.1, "gqa.combine": how} for how in ("mean", "max")], None),

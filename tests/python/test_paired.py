@@ -27,12 +27,28 @@ POINTS = [
 def result(tmp_path: Path) -> Path:
     file = tmp_path / "r.h5"
     with h5py.File(file, "w") as h5:
-        h5.attrs["format"], h5.attrs["format_version"], h5.attrs["device"] = "hindsight-result", 1, "CPU, 1 thread"
-        columns = [("point", "S2"), ("trace", "S8"), ("name", "S8"), ("selector", "S8"), ("accuracy_mean", float)]
+        h5.attrs["format"], h5.attrs["format_version"], h5.attrs["device"] = (
+            "hindsight-result",
+            1,
+            "CPU, 1 thread",
+        )
+        columns = [
+            ("point", "S2"),
+            ("trace", "S8"),
+            ("name", "S8"),
+            ("selector", "S8"),
+            ("accuracy_mean", float),
+        ]
         rows = []
         for i, (trace, name, ratio, window, accuracy) in enumerate(POINTS):
             group = h5.create_group(f"points/p{i}")
-            attributes = {"name": name, "selector": "quest", "trace": trace, "budget.ratio": ratio, "steps": "0-end"}
+            attributes = {
+                "name": name,
+                "selector": "quest",
+                "trace": trace,
+                "budget.ratio": ratio,
+                "steps": "0-end",
+            }
             if window:
                 attributes["retro.window"] = window
             group.attrs.update(attributes)
@@ -50,7 +66,11 @@ def test_differences_are_taken_sequence_by_sequence(result: Path) -> None:
     assert low.name == high.name == "retro"
     assert (low.parameters["budget.ratio"], high.parameters["budget.ratio"]) == (0.1, 0.2)
     # Three of a.jsonl and one of b.jsonl; undefined ones are left out.
-    assert low.sequences == 4 and low.mean == pytest.approx(0.1, abs=1e-6) and low.other == pytest.approx(0.3)
+    assert (
+        low.sequences == 4
+        and low.mean == pytest.approx(0.1, abs=1e-6)
+        and low.other == pytest.approx(0.3)
+    )
     # All differences are the same, though the sequences are not: nothing is left to chance.
     assert low.low == pytest.approx(0.1, abs=1e-6) and low.high == pytest.approx(0.1, abs=1e-6)
     assert high.sequences == 3 and high.mean == pytest.approx(-0.1) and high.low < -0.1 < high.high
@@ -66,7 +86,10 @@ def test_an_interval_covers_what_it_says() -> None:
 
 
 def test_what_is_not_there_is_named(result: Path, capsys: pytest.CaptureFixture) -> None:
-    for metric, against, said in (("nll", "quest", "it has accuracy"), ("accuracy", "full", "quest, retro would be right")):
+    for metric, against, said in (
+        ("nll", "quest", "it has accuracy"),
+        ("accuracy", "full", "quest, retro would be right"),
+    ):
         with pytest.raises(CommandError, match=said):
             differences(load_result(result), metric, against)
     assert main([str(result), "--metric", "accuracy", "--against", "quest"]) == 0

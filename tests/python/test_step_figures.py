@@ -62,6 +62,16 @@ def test_lines_are_of_one_batch_and_budget_along_the_context(tmp_path):
     assert [file.read_bytes() for file in step_figures.draw(times, 2048, tmp_path)] == first
 
 
+def test_batches_are_drawn_at_the_context_that_has_most(tmp_path):
+    runs = [run(f"step/32:8/b{b}/8192/w1/k2048/cold", b) for b in (1, 2, 4)]
+    runs += [run(f"step/32:8/b{b}/4096/w1/k2048/cold", b) for b in (1, 8)]
+    times = load_step_times(write(tmp_path / "a.json", runs))
+    assert [file.name for file in step_figures.draw_batches(times, 2048, tmp_path)] == [
+        "step_batch.png"
+    ]
+    assert step_figures.draw_batches(times, 512, tmp_path) == []
+
+
 def test_nothing_to_draw_is_one_line(tmp_path, capsys):
     file = write(tmp_path / "a.json", [run("step/32:8/b1/4096/w1/k2048/cold", 1)])
     assert step_figures.main([file, "--out", str(tmp_path)]) == 3

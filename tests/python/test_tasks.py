@@ -43,12 +43,20 @@ def solve(prompt: bytes, lines: int) -> bytes:
     total, answer = 0, b""
     for key in asked:
         total += int(table[key])
-        answer += key + b":" + table[key] + (b"=%02d" % (total % 100) if task == "ledger" else b"") + b"\n"
+        answer += (
+            key
+            + b":"
+            + table[key]
+            + (b"=%02d" % (total % 100) if task == "ledger" else b"")
+            + b"\n"
+        )
     return answer
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("rows, context", [(2, 1024), (40, 1024), (48, 4096), (160, 4096), (320, 8192)])
+@pytest.mark.parametrize(
+    "rows, context", [(2, 1024), (40, 1024), (48, 4096), (160, 4096), (320, 8192)]
+)
 def test_the_answer_follows_from_the_prompt(task: str, rows: int, context: int) -> None:
     cell = Cell.of(task, rows, context)
     for item in items(cell, 5, 4, FILLER):
@@ -93,10 +101,21 @@ def test_a_context_that_is_said_to_do_does(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_training_documents_have_their_size_and_a_class_for_every_byte(task: str) -> None:
     rng = random.Random(3)
-    for size in [SHORTEST, 201, 512, 1499, 1500, 4096, 8192, *(rng.randrange(SHORTEST, 9000) for _ in range(60))]:
+    for size in [
+        SHORTEST,
+        201,
+        512,
+        1499,
+        1500,
+        4096,
+        8192,
+        *(rng.randrange(SHORTEST, 9000) for _ in range(60)),
+    ]:
         document = sample_document(rng, task, size, FILLER)
         assert len(document.data) == len(document.classes) == size
-        assert document.data.startswith(b"\0@%s\n" % task.encode()) and document.data.endswith(b"@end\n")
+        assert document.data.startswith(b"\0@%s\n" % task.encode()) and document.data.endswith(
+            b"@end\n"
+        )
         assert max(document.classes) <= max(ByteClass)
     with pytest.raises(ValueError, match=str(SHORTEST)):
         sample_document(rng, task, SHORTEST - 1, FILLER)
@@ -122,9 +141,14 @@ def test_scores(task: str) -> None:
     answer, width = item.answer, LINE_BYTES[task]
     right = score(task, answer + b"more", answer)
     assert (right.right, right.before_first_error, right.exact) == (1, 1, 1)
-    third = answer_bytes(task, 2) + (1 if task == "chain" else 0)  # the first byte of the third line's key
+    third = answer_bytes(task, 2) + (
+        1 if task == "chain" else 0
+    )  # the first byte of the third line's key
     wrong = answer[:third] + b"#" + answer[third + 1 :]
-    assert (score(task, wrong, answer).right, score(task, wrong, answer).before_first_error) == (0.9, 0.2)
+    assert (score(task, wrong, answer).right, score(task, wrong, answer).before_first_error) == (
+        0.9,
+        0.2,
+    )
     assert score(task, wrong, answer).exact == 0
     short = score(task, answer[: answer_bytes(task, 7)], answer)
     assert (short.right, short.before_first_error) == (0.7, 0.7)
@@ -135,12 +159,17 @@ def test_scores(task: str) -> None:
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "experiments.tasks", *words], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "experiments.tasks", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
 
 
 def test_the_command_writes_json_lines_whose_characters_are_bytes() -> None:
-    done = command("--task", "chain", "--rows", "12", "--context", "1024", "--count", "3", "--seed", "4")
+    done = command(
+        "--task", "chain", "--rows", "12", "--context", "1024", "--count", "3", "--seed", "4"
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["index"] for line in lines] == [0, 1, 2]
@@ -150,7 +179,9 @@ def test_the_command_writes_json_lines_whose_characters_are_bytes() -> None:
         parts = [line["answer"][first:last] for first, last in line["scored"]]
         assert len(parts) == line["lines"] and all(part in line["answer"] for part in parts)
         assert len({len(part) for part in parts}) == 1
-    again = command("--task", "chain", "--rows", "12", "--context", "1024", "--count", "3", "--seed", "4")
+    again = command(
+        "--task", "chain", "--rows", "12", "--context", "1024", "--count", "3", "--seed", "4"
+    )
     assert again.stdout == done.stdout
 
 

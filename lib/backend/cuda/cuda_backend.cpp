@@ -80,7 +80,13 @@ void require_readable(const Layer& layer, const KvCache& cache, const Block& blo
 }  // namespace
 
 CudaBackend::CudaBackend(int index)
-    : device_(std::make_shared<Device>(index)), staging_(device_), workspace_(device_), arguments_(device_) {}
+    : device_(std::make_shared<Device>(index)),
+      staging_(device_),
+      workspace_(device_),
+      arguments_(device_),
+      arrived_(device_, kernels::kStreamProblems * static_cast<int64_t>(sizeof(int32_t))) {
+  cuda_check(cudaMemsetAsync(arrived_.data(), 0, static_cast<size_t>(arrived_.bytes()), device_->stream()));
+}
 
 std::string CudaBackend::device_name() const {
   return fmt::format("cuda:{} {}", device_->index(), device_->name());
@@ -303,14 +309,17 @@ void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& b
                               .steps = steps_of(block),
                               .n_steps = int32(block.size()),
                               .steps_per_tile = 1,
+                              .stream_blocks = 0,
                               .out = out.data(),
                               .lse = lse.data(),
                               .splits = 1,
-                              .workspace = nullptr};
+                              .workspace = nullptr,
+                              .arrived = static_cast<int32_t*>(arrived_.data())};
   const kernels::DensePlan plan =
       kernels::plan_dense(params, longest, 2 * shared_neighbours > block.size(), device_->multiprocessors());
   device_->use();
   params.steps_per_tile = plan.steps_per_tile;
+  params.stream_blocks = plan.stream_blocks;
   params.splits = plan.split.splits;
   params.workspace = workspace_.at_least(plan.split.workspace_bytes);
   if (device_->enqueues()) cuda_check(kernels::dense(params, device_->stream()));
@@ -431,7 +440,8 @@ void CudaBackend::attend(const Layer& layer, const KvCache& cache, const Block& 
                                .out = partials.out.data(),
                                .lse = partials.lse.data(),
                                .splits = 1,
-                               .workspace = nullptr};
+                               .workspace = nullptr,
+                               .arrived = static_cast<int32_t*>(arrived_.data())};
   device_->use();
   const kernels::SplitPlan plan = kernels::plan_attend(params, device_->multiprocessors());
   params.splits = plan.splits;

@@ -80,6 +80,7 @@ class CudaBackend final : public Backend {
   Staging staging_;
   Scratch workspace_;     ///< of kernels: partial results of splits, errors
   SentArrays arguments_;  ///< small arrays from the host that primitives read
+  DeviceMemory arrived_;  ///< counters of split launches, zeros between them
   std::unique_ptr<CudaModelPrimitives> model_primitives_;  ///< made when first asked for
   using StepShape = std::array<int32_t, 9>;                ///< all that planning depends on
   std::map<StepShape, int32_t> planned_clusters_;

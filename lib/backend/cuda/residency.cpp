@@ -118,7 +118,8 @@ kernels::Heads CudaLayer::heads() const {
 
 kernels::Queries CudaLayer::queries() const {
   if (!q_) throw std::invalid_argument("a layer has no queries yet");
-  return {q_->data(), q_first_row()};
+  // A layer that grows has its rows written down by a kernel, set_queries.
+  return {q_->data(), q_first_row(), k_ != nullptr};
 }
 
 CudaCache::CudaCache(const std::shared_ptr<Device>& device, Staging& staging, const Layer& layer,
