@@ -5,8 +5,8 @@
 // side.
 //
 // Milliseconds per token: the median over steps, by events at their borders, while the host runs ahead.
-// Every step is another position, its arguments sent anew. Memory: what each part says that it holds, and
-// what the device says is in use.
+// Every step is another position, its arguments sent anew; its layers run as a CUDA graph, as in evaluations.
+// Memory: what each part holds, and what the device says is in use (what is freed stays with the process).
 //
 // bench_decode [--json FILE] [--layers N] [--steps N] [--only B:CONTEXT] [--method NAME]
 
@@ -209,6 +209,7 @@ nlohmann::json as_json(const std::string& method, int64_t batch, int64_t context
           {"bytes",
            {{"weights", weights},
             {"cache", m.memory.attention.cache},
+            {"summaries", m.memory.attention.summaries},
             {"outputs", m.memory.attention.outputs},
             {"attention_workspace", m.memory.attention.workspace},
             {"hidden", m.memory.hidden},
@@ -223,9 +224,9 @@ void run(const Options& options) {
   const int64_t weights = bench.model().compute().weight_bytes();
   fmt::print("{}; {} layers, weights {:.2f} GiB, budget {} tokens in pages of {}\n", backend->device_name(),
              options.layers, gib(weights), budget, page_size);
-  fmt::print("{:>5} {:>7} {:<10} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "batch", "context",
-             "method", "ms/token", "p10", "p90", "- quest", "host ms", "cache GiB", "outputs M", "work MiB",
-             "used GiB");
+  fmt::print("{:>5} {:>7} {:<10} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "batch",
+             "context", "method", "ms/token", "p10", "p90", "- quest", "host ms", "cache GiB", "summ. MiB",
+             "outputs M", "work MiB", "used GiB");
   nlohmann::json results = nlohmann::json::array();
   const auto measure_all = [&](int64_t batch, int64_t context) {
     if (options.only && *options.only != std::pair(batch, context)) return;
@@ -241,11 +242,11 @@ void run(const Options& options) {
       if (method.name == "quest") quest_ms = m.median_ms;
       const double mib = 1.0 / (1 << 20);
       fmt::print(
-          "{:>5} {:>7} {:<10} {:>9.3f} {:>9.3f} {:>9.3f} {:>8} {:>9.3f} {:>9.2f} {:>9.2f} {:>9.1f} "
+          "{:>5} {:>7} {:<10} {:>9.3f} {:>9.3f} {:>9.3f} {:>8} {:>9.3f} {:>9.2f} {:>9.1f} {:>9.2f} {:>9.1f} "
           "{:>9.2f}\n",
           batch, context, method.name, m.median_ms, m.p10_ms, m.p90_ms,
           quest_ms > 0 ? fmt::format("{:+.3f}", m.median_ms - quest_ms) : "", m.host_ms,
-          gib(m.memory.attention.cache),
+          gib(m.memory.attention.cache), mib * static_cast<double>(m.memory.attention.summaries),
           mib * static_cast<double>(m.memory.attention.outputs + m.memory.hidden),
           mib * static_cast<double>(m.memory.attention.workspace + m.memory.workspace + m.model_workspace),
           gib(m.in_use));

@@ -108,6 +108,7 @@ class KvCache {
  public:
   virtual ~KvCache() = default;
   virtual int64_t bytes() const = 0;
+  virtual int64_t summary_bytes() const = 0;  ///< of bytes(), those of the minima and maxima
   int64_t page_size = 0;
   int64_t max_pages = 0;            ///< J: of the longest sequence
   std::vector<int64_t> n_appended;  ///< tokens appended so far, per sequence

@@ -162,6 +162,7 @@ Decoder::Memory Decoder::memory() const {
   for (const auto& layer : layers_) {
     const AttentionBytes bytes = layer->bytes();
     memory.attention.cache += bytes.cache;
+    memory.attention.summaries += bytes.summaries;
     memory.attention.outputs += bytes.outputs;
     memory.attention.workspace += bytes.workspace;
   }

@@ -29,8 +29,8 @@ class DenseAttention final : public LayerAttention {
   }
   bool can_be_recorded() const override { return true; }
   AttentionBytes bytes() const override {
-    return {grown_.cache().bytes() + grown_.layer().bytes(), out_.storage->bytes() + lse_.storage->bytes(),
-            0};
+    return {grown_.cache_bytes(), grown_.cache().summary_bytes(),
+            out_.storage->bytes() + lse_.storage->bytes(), 0};
   }
 
  private:

@@ -22,6 +22,8 @@ class GrownLayer {
   const Layer& layer() const { return *layer_; }
   const KvCache& cache() const { return *cache_; }
   KvCache& cache() { return *cache_; }
+  /// Bytes of the layer and its cache, but for the summaries of pages.
+  int64_t cache_bytes() const { return layer_->bytes() + cache_->bytes() - cache_->summary_bytes(); }
 
   /// Rows [first_position, first_position + n) of a prompt, [n, Hkv, d].
   void write_prompt(int64_t sequence, int64_t first_position, const Tensor<float, 3>& k,

@@ -21,7 +21,8 @@ struct DecodingMethod {
 
 /// Bytes that attention of a layer holds on its backend.
 struct AttentionBytes {
-  int64_t cache = 0;      ///< keys and values in pages, summaries, page table, queries
+  int64_t cache = 0;      ///< keys and values in pages, page table, queries
+  int64_t summaries = 0;  ///< of pages
   int64_t outputs = 0;    ///< results of the positions of the window
   int64_t workspace = 0;  ///< scores, page lists, what was loaded when, partial results
 };

@@ -68,7 +68,7 @@ class SparseAttention final : public LayerAttention {
 
   bool can_be_recorded() const override { return selector_->bounds() && !retro_.attend_again; }
   AttentionBytes bytes() const override {
-    AttentionBytes bytes{grown_.cache().bytes() + grown_.layer().bytes(), 0, 0};
+    AttentionBytes bytes{grown_.cache_bytes(), grown_.cache().summary_bytes(), 0, 0};
     const auto add = [](int64_t& sum, const auto&... tensors) {
       ((sum += tensors.storage ? tensors.storage->bytes() : 0), ...);
     };

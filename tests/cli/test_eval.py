@@ -96,6 +96,8 @@ def test_dry_run_says_what_would_be_done(folder: Path) -> None:
         (("recall.jsonl", "none.jsonl"), 3, "none.jsonl: no such file"),
         (("recall.jsonl", "'*.json'"), 3, "data: no file matches"),
         (("device: cpu", "device: cuda:99"), 4, ""),
+        (("device: cpu", "precision: half"), 2, "c.yaml:5:12: precision: 'half' is not known; float32, or storage"),
+        (("device: cpu", "device: cpu\nprecision: storage"), 2, "precision: storage has no meaning on CPU"),
     ],
 )
 def test_mistakes_are_one_line_with_their_place(folder: Path, change, status: int, said: str) -> None:

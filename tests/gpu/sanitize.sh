@@ -9,6 +9,7 @@ tools=("$@")
 export HINDSIGHT_REQUIRE_GPU=1
 filter='*GpuDecodeStep.*/3:*GpuDecodeStep.*/5:*GpuDecodeStep.*/9:*GpuDecodeStepExact.Ru*:*GpuDecodeStepExact.Ti*'
 filter+=':*GpuAttention.*/1:*GpuAttention.*/4:*GpuScores*/2:*GpuSelection*/1:*GpuRetroTraps.N*:*DenseOfRagged*'
+filter+=':*GrowingLayers.*/2:*Products.*/0:*Products.*/4:*ModelOnCuda.Rec*'
 status=0
 for tool in "${tools[@]}"; do
   echo "== $tool"

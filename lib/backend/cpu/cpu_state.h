@@ -88,6 +88,11 @@ struct CpuCache final : KvCache {
   };
   std::vector<Sequence> sequences;
 
+  int64_t summary_bytes() const override {
+    int64_t elements = 0;
+    for (const Sequence& s : sequences) elements += static_cast<int64_t>(s.summaries.values.size());
+    return elements * static_cast<int64_t>(sizeof(Real));
+  }
   int64_t bytes() const override {
     int64_t elements = 0;
     for (const Sequence& s : sequences)

@@ -43,6 +43,7 @@ class CudaCache final : public KvCache {
  public:
   CudaCache(const std::shared_ptr<Device>& device, Staging& staging, const Layer& layer, int64_t page_size_);
   int64_t bytes() const override;
+  int64_t summary_bytes() const override { return summaries_->bytes(); }
   kernels::PagedKv pages() const;
 
  private:

@@ -133,6 +133,19 @@ TEST(Evaluation, AnInterruptedRunIsResumed) {
   EXPECT_THROW(files.run(files.plan("mode: generate\ndata: d.jsonl\n"), observer, true), ConfigError);
 }
 
+TEST(Evaluation, ThePrecisionOfADeviceHasNoMeaningOnTheCpu) {
+  EvalCase files;
+  files.write("t.txt", text_of(59, 4));
+  EXPECT_EQ(precision_of(files.plan(forced)), Precision::float32);
+  EXPECT_EQ(files.resolve(files.plan(forced + "precision: float32\n")).points.front().id,
+            files.resolve(files.plan(forced)).points.front().id);
+  const EvalPlan plan = files.plan(forced + "precision: storage\n");
+  EXPECT_EQ(precision_of(plan), Precision::storage);
+  EXPECT_NE(plan.resolved_yaml.find("precision: storage"), std::string::npos);
+  EXPECT_THROW(files.resolve(plan), ConfigError);
+  EXPECT_THROW(files.plan(forced + "precision: half\n"), ConfigError);
+}
+
 TEST(Evaluation, IdsFollowWhatDecidesResults) {
   EvalCase files;
   files.write("t.txt", text_of(59, 5));
