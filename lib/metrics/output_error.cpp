@@ -1,5 +1,6 @@
 // Errors of outputs against dense attention, when a query is first computed and when it leaves its window.
 
+#include <array>
 #include <cmath>
 
 #include "metrics/metric.h"
@@ -39,11 +40,13 @@ class OutputError final : public Metric {
   }
 
   void finish(Measurements& measurements) override {
+    const std::array<double, 2> shares{0.50, 0.95};
+    const std::vector<double> final = percentiles(final_.values(), shares);
     measurements.summary.insert(measurements.summary.end(),
                                 {{"rel_l2_first_mean", mean(first_.values())},
                                  {"rel_l2_final_mean", mean(final_.values())},
-                                 {"rel_l2_final_p50", percentile(final_.values(), 0.50)},
-                                 {"rel_l2_final_p95", percentile(final_.values(), 0.95)},
+                                 {"rel_l2_final_p50", final[0]},
+                                 {"rel_l2_final_p95", final[1]},
                                  {"cosine_final_mean", mean(cosine_.values())},
                                  {"cumulative_error_mean", mean(cumulative_.values())}});
     for (StepLayerSeries* series : {&first_, &final_, &cosine_, &cumulative_})
