@@ -79,7 +79,7 @@ __global__ __launch_bounds__(kThreads) void note_loads_kernel(NoteLoadsParams pa
 
 cudaError_t note_loads(const NoteLoadsParams& params, cudaStream_t stream) {
   if (params.n_steps == 0) return cudaSuccess;
-  constexpr int64_t most = 48 * 1024;  // that a block gets without asking
+  constexpr int64_t most = 48 * 1024 - 2 * kRun * sizeof(int);  // that a block gets without asking
   const int64_t bytes = static_cast<int64_t>(params.n_pages) * static_cast<int64_t>(sizeof(int32_t));
   const bool in_shared = bytes <= most && params.n_steps > 1;
   const dim3 grid(params.n_sequences, params.n_units);
