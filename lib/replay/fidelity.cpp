@@ -176,7 +176,9 @@ Measurements replay_fidelity(Backend& backend, Residency& residency, const Repla
   std::future<void> observed =
       std::async(std::launch::async, [&] { metrics = make_metrics(replay_shape(trace, point)); });
   for (size_t layer = 0; layer < point.layers.size(); ++layer) {
-    LayerEvents events = LayerReplay(backend, residency, trace, point, layer).run();
+    LayerReplay replay(backend, residency, trace, point, layer);
+    if (layer + 1 < point.layers.size()) residency.read_ahead(point.layers[layer + 1]);
+    LayerEvents events = replay.run();
     observed.get();
     observed = std::async(std::launch::async, [&metrics, events = std::move(events)] {
       for (const auto& metric : metrics) {
