@@ -445,8 +445,16 @@ __global__ __launch_bounds__(kThreads,
     const int first_position = rows.first_position();
     const uint32_t q = shared_address(&shared.q.column[0][(warpgroup - 1) * kGroupRows][0]);
     const int unit_heads = params.per_kv_head ? rows.group() : 1;
-    const int units = rows.heads.n_q_heads / unit_heads;
-    const int page_chunks = params.kv.page_size / 16;
+    const int units = rows.heads.n_q_heads / unit_heads, p = params.kv.page_size;
+    const int page_chunks = p / 16, tile_pages = kTile / p, page_in_tile = 2 * t / page_chunks;
+    float* to[2];  // masses of a row's unit; null where the lane has nothing to write
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int r = row + half * 8, head = rows.kv_head * rows.group() + r % rows.group();
+      const bool writes = r < rows.count() && r % unit_heads == 0 && 2 * t % page_chunks <= 1;
+      const int64_t list = static_cast<int64_t>(rows.first + r / rows.group()) * units + head / unit_heads;
+      to[half] = writes ? params.mass + list * params.n_pages : nullptr;
+    }
     for (int tile = first_tile; tile < tile_end; ++tile) {
       float mass[2][kTile / 16] = {};  // of the lane's own columns, by chunks of 16 tokens
       if (tile < seen_end) {
@@ -458,19 +466,16 @@ __global__ __launch_bounds__(kThreads,
         commit_products();
         wait_for_products<0>();
         arrive(shared.empty[stage]);
-        const bool masked = tile * kTile + kTile - 1 > first_position;
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int visible = position[half] - tile * kTile;
+        for (int x = 0; x < kTile / 2; ++x)
+          logit[x] = exp2_flushed(fmaf(logit[x], scale_log2, -lse_log2[x / 2 % 2]));
+        if (tile * kTile + kTile - 1 > first_position) {
 #pragma unroll
-          for (int chunk = 0; chunk < kTile / 16; ++chunk)
-#pragma unroll
-            for (int x = 0; x < 4; ++x) {
-              const float value = exp2_flushed(
-                  fmaf(logit[chunk * 8 + x / 2 * 4 + half * 2 + x % 2], scale_log2, -lse_log2[half]));
-              mass[half][chunk] += masked && chunk * 16 + x / 2 * 8 + 2 * t + x % 2 > visible ? 0.0f : value;
-            }
+          for (int x = 0; x < kTile / 2; ++x)
+            if (tile * kTile + x / 4 * 8 + 2 * t + x % 2 > position[x / 2 % 2]) logit[x] = 0;
         }
+#pragma unroll
+        for (int x = 0; x < kTile / 2; ++x) mass[x / 2 % 2][x / 8] += logit[x];
       }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -482,17 +487,11 @@ __global__ __launch_bounds__(kThreads,
         if (page_chunks > 1) two[0] += two[1];
         for (int lanes = 1; 2 * lanes < page_chunks; lanes *= 2)
           two[0] += __shfl_xor_sync(~0u, two[0], lanes);
-        const int r = row + half * 8;
-        if (r >= rows.count() || r % unit_heads != 0 || 2 * t % page_chunks > 1) continue;
-        const int first_page = tile * (kTile / params.kv.page_size) + 2 * t / page_chunks;
-        float* const to = params.mass + (static_cast<int64_t>(rows.first + r / rows.group()) * units +
-                                         (rows.kv_head * rows.group() + r % rows.group()) / unit_heads) *
-                                            params.n_pages;
-        for (int x = 0; x < (page_chunks == 1 ? 2 : 1); ++x) {
-          const int page = first_page + x;
-          if (page < params.n_pages)
-            to[page] = page * params.kv.page_size <= position[half] ? two[x] : -INFINITY;
-        }
+        if (to[half] == nullptr) continue;
+        const int page = tile * tile_pages + page_in_tile;
+        if (page < params.n_pages) to[half][page] = page * p <= position[half] ? two[0] : -INFINITY;
+        if (page_chunks == 1 && page + 1 < params.n_pages)
+          to[half][page + 1] = (page + 1) * p <= position[half] ? two[1] : -INFINITY;
       }
     }
   }

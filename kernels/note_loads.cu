@@ -11,7 +11,8 @@ constexpr int kThreads = 256;
 constexpr int kRun = 256;  // steps whose counts are read at once
 constexpr int kAhead = 8;  // steps whose pages are read at once, while as many are walked through
 
-__global__ __launch_bounds__(kThreads) void note_loads_kernel(NoteLoadsParams params, bool in_shared) {
+template <bool in_shared>
+__global__ __launch_bounds__(kThreads) void note_loads_kernel(NoteLoadsParams params) {
   extern __shared__ int32_t shared_loads[];
   const int sequence = blockIdx.x, unit = blockIdx.y;
   int32_t* const kept =
@@ -46,18 +47,28 @@ __global__ __launch_bounds__(kThreads) void note_loads_kernel(NoteLoadsParams pa
 #pragma unroll
       for (int x = 0; x < kAhead; ++x) pages[x] = ahead[x];
       look_ahead(begin + kAhead, ahead);
+      int before[kAhead];
 #pragma unroll
       for (int x = 0; x < kAhead; ++x) {
         if (begin + x >= run_steps) break;
+        if (static_cast<int>(threadIdx.x) < count[begin + x]) {
+          before[x] = last_loaded[pages[x]];
+          last_loaded[pages[x]] = position[begin + x];
+        }
         const int64_t list = row(run + begin + x) * params.lists.capacity;
-        for (int c = threadIdx.x; c < count[begin + x]; c += kThreads) {
-          const int page = c < kThreads ? pages[x] : params.lists.pages[list + c];
+        for (int c = threadIdx.x + kThreads; c < count[begin + x]; c += kThreads) {
+          const int page = params.lists.pages[list + c];
           params.previous[list + c] = last_loaded[page];
           last_loaded[page] = position[begin + x];
         }
         // The next step's thread for a page may be another one.
         __syncthreads();
       }
+      // Not before: a barrier waits for what was written to memory.
+#pragma unroll
+      for (int x = 0; x < kAhead; ++x)
+        if (begin + x < run_steps && static_cast<int>(threadIdx.x) < count[begin + x])
+          params.previous[row(run + begin + x) * params.lists.capacity + threadIdx.x] = before[x];
     }
   }
   if (in_shared)
@@ -68,11 +79,14 @@ __global__ __launch_bounds__(kThreads) void note_loads_kernel(NoteLoadsParams pa
 
 cudaError_t note_loads(const NoteLoadsParams& params, cudaStream_t stream) {
   if (params.n_steps == 0) return cudaSuccess;
-  constexpr int64_t most = 48 * 1024;  // that a block gets without asking
+  constexpr int64_t most = 48 * 1024 - 2 * kRun * sizeof(int);  // that a block gets without asking
   const int64_t bytes = static_cast<int64_t>(params.n_pages) * static_cast<int64_t>(sizeof(int32_t));
   const bool in_shared = bytes <= most && params.n_steps > 1;
-  note_loads_kernel<<<dim3(params.n_sequences, params.n_units), kThreads,
-                      in_shared ? static_cast<size_t>(bytes) : 0, stream>>>(params, in_shared);
+  const dim3 grid(params.n_sequences, params.n_units);
+  if (in_shared)
+    note_loads_kernel<true><<<grid, kThreads, static_cast<size_t>(bytes), stream>>>(params);
+  else
+    note_loads_kernel<false><<<grid, kThreads, 0, stream>>>(params);
   return cudaGetLastError();
 }
 

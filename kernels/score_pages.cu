@@ -1,8 +1,8 @@
 // Page scores. Two ways:
 // - a half-warp takes a page, keeps its summary in registers, and scores it for all query rows of a tile;
 // - for many steps (score_block), max(q*kmin, q*kmax) summed is [q+, q-].[kmax, kmin], a product for the
-//   tensor cores: a block has 64 query rows and 64 pages at a time, a warp 16 of them. The page of a row's
-//   own position, of which the row sees a part, is left to a second kernel, which goes the first way.
+//   tensor cores: a block has 64 query rows and 64 pages at a time, a warp 32 rows and 16 pages. The page of
+//   a row's own position, of which the row sees a part, is left to a second kernel, which goes the first way.
 
 #include "kernels/dispatch.cuh"
 #include "kernels/mma_attention.cuh"
@@ -132,7 +132,8 @@ __global__ __launch_bounds__(kThreads) void score_newest_kernel(ScorePagesParams
 }
 
 constexpr int kBlockRows = 64, kBlockPages = 64;
-constexpr int kBlockThreads = kBlockPages / 16 * 32;
+constexpr int kWarpTiles = 2;  // of 16 rows
+constexpr int kBlockThreads = kBlockPages / 16 * (kBlockRows / 16 / kWarpTiles) * 32;
 constexpr int kRoundsPerBlock = 4;  // of kBlockPages
 
 template <class T, int D>
@@ -152,16 +153,19 @@ __device__ void load_split_queries(const ScorePagesParams& params, int first, in
   const int group = params.heads.n_q_heads / params.heads.n_kv_heads;
   for (int x = threadIdx.x; x < kBlockRows * pieces; x += kBlockThreads) {
     const int row = x / pieces, c = x % pieces * 8;
-    alignas(16) uint16_t positive[8] = {}, negative[8] = {};
+    uint4 both{};
     if (row < rows) {
       const Step step = params.steps[first + row / group];
-      const auto* q = reinterpret_cast<const uint16_t*>(
+      both = *reinterpret_cast<const uint4*>(
           query<T>(params.q, params.heads, step.sequence, step.position, kv_head * group + row % group) + c);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) (q[e] & 0x8000 ? negative : positive)[e] = q[e];
     }
-    *reinterpret_cast<uint4*>(&tile[row][c]) = *reinterpret_cast<const uint4*>(positive);
-    *reinterpret_cast<uint4*>(&tile[row][D + c]) = *reinterpret_cast<const uint4*>(negative);
+    // All bits of each 16-bit element that has its sign bit set.
+    const auto negative = [](uint32_t two) { return (two >> 15 & 0x10001u) * 0xffffu; };
+    const uint4 mask{negative(both.x), negative(both.y), negative(both.z), negative(both.w)};
+    *reinterpret_cast<uint4*>(&tile[row][c]) =
+        uint4{both.x & ~mask.x, both.y & ~mask.y, both.z & ~mask.z, both.w & ~mask.w};
+    *reinterpret_cast<uint4*>(&tile[row][D + c]) =
+        uint4{both.x & mask.x, both.y & mask.y, both.z & mask.z, both.w & mask.w};
   }
 }
 
@@ -172,6 +176,8 @@ __device__ void score_steps(const ScorePagesParams& params, ScoreShared<T, D>& s
   const int kv_head = blockIdx.y, p = params.kv.page_size, sequence = params.steps[first].sequence;
   const int pages = params.steps[last - 1].position / p + 1;  // that exist
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int first_in_round = warp % (kBlockPages / 16) * 16;
+  const int first_row = warp / (kBlockPages / 16) * kWarpTiles * 16;
   constexpr int pieces = 2 * D / 8, stride = kMmaStride<2 * D> * sizeof(T);
 
   __syncthreads();  // the block may be done with other steps only in part
@@ -205,16 +211,16 @@ __device__ void score_steps(const ScorePagesParams& params, ScoreShared<T, D>& s
     wait_for_copies<0>();
     __syncthreads();
 
-    float score[kBlockRows / 16][2][4] = {};
-    const uint32_t b_at = shared_address(&shared.summary[warp * 16][0]) +
+    float score[kWarpTiles][2][4] = {};
+    const uint32_t b_at = shared_address(&shared.summary[first_in_round][0]) +
                           (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 16;
-    const uint32_t a_at = shared_address(&shared.q[0][0]) + lane % 16 * stride + lane / 16 * 16;
+    const uint32_t a_at = shared_address(&shared.q[first_row][0]) + lane % 16 * stride + lane / 16 * 16;
 #pragma unroll 4
     for (int c = 0; c < 2 * D / 16; ++c) {
       uint32_t b[4];
       load_matrices(b, b_at + c * 32);
 #pragma unroll
-      for (int tile = 0; tile < kBlockRows / 16; ++tile) {
+      for (int tile = 0; tile < kWarpTiles; ++tile) {
         uint32_t a[4];
         load_matrices(a, a_at + tile * 16 * stride + c * 32);
         mma(score[tile][0], a, b[0], b[1], T{});
@@ -222,11 +228,12 @@ __device__ void score_steps(const ScorePagesParams& params, ScoreShared<T, D>& s
       }
     }
 #pragma unroll
-    for (int tile = 0; tile < kBlockRows / 16; ++tile)
+    for (int tile = 0; tile < kWarpTiles; ++tile)
 #pragma unroll
       for (int x = 0; x < 8; ++x) {
         const float value = score[tile][x / 4][x % 4];
-        shared.score[tile * 16 + x % 4 / 2 * 8 + lane / 4][warp * 16 + x / 4 * 8 + lane % 4 * 2 + x % 2] =
+        shared.score[first_row + tile * 16 + x % 4 / 2 * 8 + lane / 4]
+                    [first_in_round + x / 4 * 8 + lane % 4 * 2 + x % 2] =
             params.round_to_storage ? round_to_finite<T>(value) : value;
       }
     __syncthreads();

@@ -19,13 +19,26 @@ double mean(const std::vector<double>& values) {
 }
 
 double percentile(std::vector<double> values, double share) {
+  return percentiles(std::move(values), {&share, 1}).front();
+}
+
+std::vector<double> percentiles(std::vector<double> values, std::span<const double> shares) {
   std::erase_if(values, [](double value) { return std::isnan(value); });
-  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
-  const double rank = std::ceil(share * static_cast<double>(values.size()));
-  const auto at =
-      static_cast<std::ptrdiff_t>(std::clamp(rank - 1, 0.0, static_cast<double>(values.size() - 1)));
-  std::nth_element(values.begin(), values.begin() + at, values.end());
-  return values[at];
+  std::vector<double> found;
+  auto sorted = values.begin();  // what lies before is no larger than what lies behind
+  for (const double share : shares) {
+    if (values.empty()) {
+      found.push_back(std::numeric_limits<double>::quiet_NaN());
+      continue;
+    }
+    const double rank = std::ceil(share * static_cast<double>(values.size()));
+    const auto at = values.begin() + static_cast<std::ptrdiff_t>(
+                                         std::clamp(rank - 1, 0.0, static_cast<double>(values.size() - 1)));
+    std::nth_element(sorted, at, values.end());
+    found.push_back(*at);
+    sorted = at;
+  }
+  return found;
 }
 
 }  // namespace hindsight

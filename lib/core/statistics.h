@@ -1,6 +1,7 @@
 #pragma once
 // Statistics of measured values. NaN means undefined, and is left out.
 
+#include <span>
 #include <vector>
 
 namespace hindsight {
@@ -10,5 +11,7 @@ double mean(const std::vector<double>& values);
 /// The smallest value that at least `share` of the values that are not NaN do not exceed; NaN if there is
 /// none.
 double percentile(std::vector<double> values, double share);
+/// The same of several shares, ascending.
+std::vector<double> percentiles(std::vector<double> values, std::span<const double> shares);
 
 }  // namespace hindsight

@@ -4,6 +4,12 @@
 
 namespace hindsight {
 
+void append(Measurements& to, Measurements from) {
+  for (auto& coordinate : from.coordinates) to.coordinates.push_back(std::move(coordinate));
+  for (auto& series : from.series) to.series.push_back(std::move(series));
+  for (auto& column : from.summary) to.summary.push_back(std::move(column));
+}
+
 #define HINDSIGHT_METRIC(name) std::unique_ptr<Metric> make_##name(const ReplayShape& shape);
 #include "metrics/metrics.def"
 #undef HINDSIGHT_METRIC

@@ -19,6 +19,9 @@ struct Measurements {
   std::vector<std::pair<std::string, double>> summary;  ///< columns of /summary
 };
 
+/// Puts what `from` holds behind what is there.
+void append(Measurements& to, Measurements from);
+
 class Metric {
  public:
   virtual ~Metric() = default;

@@ -153,7 +153,9 @@ SweepEstimate estimate_beside_program(const SweepPlan& plan, const ReplaySpec& s
         const int64_t row = shape.window * info.n_q_heads * (info.head_dim + 1) * real +
                             shape.n_units * ((info.n_tokens + shape.page_size - 1) / shape.page_size) * real +
                             shape.n_units * capacity * 4 * static_cast<int64_t>(sizeof(int32_t));
-        const int64_t outputs = (shape.window > 1 ? 2 : 1) * reference;
+        const int64_t counts = trace.n_steps * shape.n_units * SelectionColumns::count(shape.window) *
+                               static_cast<int64_t>(sizeof(int32_t));
+        const int64_t outputs = (shape.window > 1 ? 2 : 1) * reference + counts;
         backend_most = std::max(backend_most, std::min(steps_per_block(row), trace.n_steps) * row + outputs);
         const auto attended =
             static_cast<double>(std::min(capacity * shape.page_size, trace.last_position() + 1));

@@ -171,12 +171,15 @@ ReplayShape replay_shape(const ReplayTrace& trace, const ReplayPoint& point) {
 
 Measurements replay_fidelity(Backend& backend, Residency& residency, const ReplayTrace& trace,
                              const ReplayPoint& point, const std::function<void()>& layer_done) {
-  std::vector<std::unique_ptr<Metric>> metrics = make_metrics(replay_shape(trace, point));
-  // Metrics take a layer in while the backend replays the next one.
-  std::future<void> observed;
+  // Metrics are made, and take a layer in, while the backend replays the next one.
+  std::vector<std::unique_ptr<Metric>> metrics;
+  std::future<void> observed =
+      std::async(std::launch::async, [&] { metrics = make_metrics(replay_shape(trace, point)); });
   for (size_t layer = 0; layer < point.layers.size(); ++layer) {
-    LayerEvents events = LayerReplay(backend, residency, trace, point, layer).run();
-    if (observed.valid()) observed.get();
+    LayerReplay replay(backend, residency, trace, point, layer);
+    if (layer + 1 < point.layers.size()) residency.read_ahead(point.layers[layer + 1]);
+    LayerEvents events = replay.run();
+    observed.get();
     observed = std::async(std::launch::async, [&metrics, events = std::move(events)] {
       for (const auto& metric : metrics) {
         metric->on_selection(events.selection);
@@ -185,9 +188,16 @@ Measurements replay_fidelity(Backend& backend, Residency& residency, const Repla
     });
     layer_done();
   }
-  if (observed.valid()) observed.get();
+  observed.get();
+  std::vector<std::future<Measurements>> finished;
+  for (const auto& metric : metrics)
+    finished.push_back(std::async(std::launch::async, [&metric] {
+      Measurements own;
+      metric->finish(own);
+      return own;
+    }));
   Measurements measurements;
-  for (const auto& metric : metrics) metric->finish(measurements);
+  for (auto& own : finished) append(measurements, own.get());
   return measurements;
 }
 

@@ -29,14 +29,23 @@ namespace {
 /// GPU the better the more there are.
 constexpr int64_t dense_steps = 4096;
 
+std::string layer_key(int64_t layer) { return fmt::format("layer {}", layer); }
+
 }  // namespace
 
 Residency::Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes)
-    : Residency(backend, trace, limit_bytes,
-                [&backend, reader = std::make_shared<TraceReader>(trace.file)](int64_t layer) {
-                  const LayerTensors tensors = reader->read_layer(layer);
-                  return std::shared_ptr<const Layer>(backend.load_layer({&tensors, 1}));
-                }) {}
+    : Residency(backend, trace, limit_bytes, [this](int64_t layer) {
+        LayerTensors tensors;
+        if (ahead_.tensors.valid() && ahead_.layer == layer) {
+          tensors = ahead_.tensors.get();
+        } else {
+          if (ahead_.tensors.valid()) ahead_.tensors.wait();  // one reads at a time
+          tensors = reader_->read_layer(layer);
+        }
+        return std::shared_ptr<const Layer>(backend_.load_layer({&tensors, 1}));
+      }) {
+  reader_ = std::make_shared<TraceReader>(trace.file);
+}
 
 Residency::Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes, LayerSource source)
     : backend_(backend), trace_(trace), source_(std::move(source)), kept_(limit_bytes) {}
@@ -56,10 +65,16 @@ Block Residency::block(int64_t first_step, int64_t n, int64_t window) {
   return part;
 }
 
+void Residency::read_ahead(int64_t layer) {
+  if (!reader_ || kept_.has(layer_key(layer)) || ahead_.tensors.valid()) return;
+  ahead_.layer = layer;
+  ahead_.tensors =
+      std::async(std::launch::async, [reader = reader_, layer] { return reader->read_layer(layer); });
+}
+
 std::shared_ptr<const Layer> Residency::layer(int64_t layer) {
   return kept_.get<Layer>(
-      fmt::format("layer {}", layer), [&] { return source_(layer); },
-      [](const Layer& value) { return value.bytes(); });
+      layer_key(layer), [&] { return source_(layer); }, [](const Layer& value) { return value.bytes(); });
 }
 
 std::shared_ptr<const KvCache> Residency::cache(int64_t layer, int64_t page_size) {

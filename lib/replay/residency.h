@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <list>
 #include <map>
 #include <memory>
@@ -20,6 +21,7 @@ class BoundedCache {
  public:
   explicit BoundedCache(int64_t limit_bytes) : limit_(limit_bytes) {}
 
+  bool has(const std::string& key) const { return entries_.contains(key); }
   template <class T>
   std::shared_ptr<const T> get(const std::string& key, const std::function<std::shared_ptr<const T>()>& make,
                                const std::function<int64_t(const T&)>& bytes) {
@@ -61,8 +63,14 @@ class Residency {
   Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes);
   /// Layers come from elsewhere: the trace needs no file.
   Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes, LayerSource source);
+  Residency(const Residency&) = delete;
+  Residency& operator=(const Residency&) = delete;
 
   std::shared_ptr<const Layer> layer(int64_t layer);
+  /// Begins to read a layer from the file, so that it is at hand when it is asked for; nothing to do where it
+  /// is, or where layers come from elsewhere. What goes wrong is thrown by layer(). Until that is called
+  /// nobody else may use HDF5.
+  void read_ahead(int64_t layer);
   /// With all tokens up to the last replayed position appended.
   std::shared_ptr<const KvCache> cache(int64_t layer, int64_t page_size);
   std::shared_ptr<const Reference> reference(int64_t layer);
@@ -76,6 +84,11 @@ class Residency {
   Backend& backend_;
   const ReplayTrace& trace_;
   LayerSource source_;
+  std::shared_ptr<TraceReader> reader_;  ///< null where layers come from elsewhere
+  struct {
+    int64_t layer = -1;
+    std::future<LayerTensors> tensors;
+  } ahead_;
   BoundedCache kept_;
   std::map<int64_t, Block> blocks_;  ///< all steps, by window
 };

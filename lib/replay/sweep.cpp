@@ -10,12 +10,6 @@
 namespace hindsight {
 namespace {
 
-void append(Measurements& to, Measurements from) {
-  for (auto& coordinate : from.coordinates) to.coordinates.push_back(std::move(coordinate));
-  for (auto& series : from.series) to.series.push_back(std::move(series));
-  for (auto& column : from.summary) to.summary.push_back(std::move(column));
-}
-
 std::vector<int64_t> count_to(int64_t n, int64_t from = 0) {
   std::vector<int64_t> numbers;
   for (int64_t i = 0; i < n; ++i) numbers.push_back(from + i);

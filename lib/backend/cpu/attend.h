@@ -1,16 +1,12 @@
 #pragma once
 // Attention over page lists for a window of queries, and the merge of what the window gave.
 
+#include "backend/cpu/small_products.h"
 #include "backend/cpu/softmax.h"
 
 namespace hindsight::cpu {
 
-/// Tokens [first, first + count) of a page that a query may see.
-struct VisibleTokens {
-  int64_t first = 0, count = 0;
-};
-
-/// Backend::attend. A slot gathers what its query is to be shown and nothing else: past queries have seen
+/// Backend::attend. A slot looks at what its query is to be shown and nothing else: past queries have seen
 /// most of the pages, so their share of the work is small. A query's result has the same bits whatever the
 /// window around it.
 template <class Real>
@@ -22,9 +18,9 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
   const int64_t heads = layer.n_q_heads / units;  // query heads of a unit
 #pragma omp parallel if (worth_threads(2 * n * layer.n_q_heads * pages.shape[2] * p * d))
   {
-    Matrix<Real> queries, unit_out;
-    ReusedMatrix<Real> key_memory, value_memory, weight_memory;
-    std::vector<VisibleTokens> visible;
+    Matrix<Real> queries;
+    ReusedMatrix<Real> weight_memory;
+    std::vector<TokenPiece> visible;
 #pragma omp for collapse(2) schedule(dynamic, 8)
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t u = 0; u < units; ++u) {
@@ -48,20 +44,23 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
             std::fill_n(&lse(i, s, u * heads), heads, minus_infinity<Real>());
             continue;
           }
-          MutableRows<Real> keys = key_memory.sized(tokens, d), values = value_memory.sized(tokens, d);
-          int64_t at = 0;
-          for (const VisibleTokens& piece : visible) {
-            std::copy_n(sequence.k.at(kv_head, piece.first), piece.count * d, keys.row(at).data());
-            std::copy_n(sequence.v.at(kv_head, piece.first), piece.count * d, values.row(at).data());
-            at += piece.count;
-          }
-          queries = Rows<Real>(layer.query(step.sequence, query_position, u * heads), heads, d);
+          queries = static_cast<Real>(layer.scale) *
+                    Rows<Real>(layer.query(step.sequence, query_position, u * heads), heads, d);
           MutableRows<Real> weights = weight_memory.sized(heads, tokens);
-          weights.noalias() = (static_cast<Real>(layer.scale) * queries) * keys.transpose();
+          for_groups_of_rows(heads, [&](int64_t first, auto rows) {
+            int64_t at = 0;
+            for (const TokenPiece& piece : visible) {
+              multiply_keys<rows()>(queries.row(first).data(), sequence.k.at(kv_head, piece.first),
+                                    piece.count, d, weights.row(first).data() + at, tokens);
+              at += piece.count;
+            }
+          });
           for (int64_t h = 0; h < heads; ++h)
             lse(i, s, u * heads + h) = softmax_in_place(weights.row(h).data(), tokens);
-          unit_out.noalias() = weights * values;
-          std::copy_n(unit_out.data(), heads * d, &out(i, s, u * heads, 0));
+          for_groups_of_rows(heads, [&](int64_t first, auto rows) {
+            multiply_values<rows()>(weights.row(first).data(), tokens, sequence.v.at(kv_head, 0), visible, d,
+                                    &out(i, s, u * heads + first, 0));
+          });
         }
       }
     }

@@ -11,14 +11,13 @@ namespace hindsight::cuda {
 Staging::Staging(std::shared_ptr<Device> device) : device_(std::move(device)) {}
 
 void Staging::upload(void* target, const void* source, int64_t bytes) {
-  if (bytes == 0) return;
+  for (int64_t done = 0; done < bytes; done += slot_bytes)
+    upload_piece(static_cast<std::byte*>(target) + done, static_cast<const std::byte*>(source) + done,
+                 static_cast<size_t>(std::min(slot_bytes, bytes - done)));
+}
+
+void Staging::upload_piece(void* target, const void* source, size_t size) {
   device_->use();
-  const auto size = static_cast<size_t>(bytes);
-  if (bytes > slot_bytes) {
-    cuda_check(cudaMemcpyAsync(target, source, size, cudaMemcpyHostToDevice, device_->stream()));
-    device_->synchronize();
-    return;
-  }
   std::unique_ptr<Slot>& slot = slots_[next_];
   next_ = (next_ + 1) % slots_.size();
   if (slot)
