@@ -13,9 +13,11 @@
 namespace hindsight::kernels {
 namespace {
 
-constexpr int kRows = 128, kGroupRows = 64, kTile = 128;  // query rows of a block, of a warpgroup; tokens
+[[maybe_unused]] constexpr int kRows = 128, kGroupRows = 64,
+                               kTile = 128;  // query rows of a block, of a warpgroup; tokens
 constexpr int kGroupThreads = 128, kThreads = 3 * kGroupThreads;
-constexpr int kReaderRegisters = 56, kGroupRegisters = 224;
+// Code for other architectures leaves the kernels empty.
+[[maybe_unused]] constexpr int kReaderRegisters = 56, kGroupRegisters = 224;
 constexpr int kMassTiles = 32;  // that a block of page masses takes
 constexpr int kColumn = 64;     // elements of a swizzled row
 
@@ -49,6 +51,8 @@ constexpr int kAlignment = 1024;
 template <class Shared>
 inline constexpr int kSharedBytes = static_cast<int>(sizeof(Shared)) + kAlignment;
 
+#ifdef HINDSIGHT_WGMMA
+
 /// Query row r of a block is head r % G of step first + r / G.
 struct RowsOfBlock {
   const Heads& heads;
@@ -72,8 +76,6 @@ struct RowsOfBlock {
     return static_cast<int64_t>(first + r / group()) * heads.n_q_heads + kv_head * group() + r % group();
   }
 };
-
-#ifdef HINDSIGHT_WGMMA
 
 /// The same in all lanes, which the compiler is to know: products must not be under way where lanes may part.
 __device__ inline int uniform(int x) { return __shfl_sync(~0u, x, 0); }

@@ -331,6 +331,12 @@ class Backend {
   /// smallest normal number are 0. Pages that begin after position get -inf.
   virtual void page_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
                          Tensor<float, 2> lse, Tensor<float, 3> mass) = 0;
+  /// dense() and page_mass() of the same rows. Backends that look at the keys once for both say how.
+  virtual void dense_with_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
+                               Tensor<float, 3> out, Tensor<float, 2> lse, Tensor<float, 3> mass) {
+    dense(layer, cache, block, out, lse);
+    page_mass(layer, cache, block, unit, lse, mass);
+  }
   /// Scores uniform in [0, 1) that depend on (seed, layer, position, unit, page) alone; the same on every
   /// backend (see core/counter_random.h). Pages that begin after position get -inf.
   virtual void random_scores(const Layer& layer, const KvCache& cache, const Block& block, uint64_t seed,

@@ -28,8 +28,8 @@ class LayerReplay {
         window_(retro_window(point.method.parameters)),
         layer_(residency.layer(point.layers[layer])),
         cache_(residency.cache(point.layers[layer], selector_->page_size())),
-        reference_(residency.reference(point.layers[layer])),
-        mass_(residency.page_mass(point.layers[layer], selector_->page_size(), policy_.unit)) {
+        mass_(residency.page_mass(point.layers[layer], selector_->page_size(), policy_.unit)),
+        reference_(residency.reference(point.layers[layer])) {
     const int64_t units = layer_->units(policy_.unit), heads = layer_->n_q_heads, d = layer_->head_dim;
     const int64_t pages = cache_->max_pages;
     capacity_ = selector_->list_capacity(trace.first_position, trace.last_position());
@@ -137,8 +137,8 @@ class LayerReplay {
   int64_t window_;
   std::shared_ptr<const Layer> layer_;
   std::shared_ptr<const KvCache> cache_;
-  std::shared_ptr<const Reference> reference_;
   std::shared_ptr<const Tensor<float, 3>> mass_;
+  std::shared_ptr<const Reference> reference_;
 
   int64_t capacity_ = 0, block_steps_ = 0;
   Tensor<float, 3> scores_;

@@ -29,7 +29,11 @@ namespace {
 /// GPU the better the more there are.
 constexpr int64_t dense_steps = 4096;
 
+/// Any page size gives the same dense attention; the default one is what most points use too.
+constexpr int64_t reference_page_size = 16;
+
 std::string layer_key(int64_t layer) { return fmt::format("layer {}", layer); }
+std::string reference_key(int64_t layer) { return fmt::format("reference {}", layer); }
 
 }  // namespace
 
@@ -90,25 +94,29 @@ std::shared_ptr<const KvCache> Residency::cache(int64_t layer, int64_t page_size
       [](const KvCache& value) { return value.bytes(); });
 }
 
+Reference Residency::make_reference(const Layer& layer) {
+  return {backend_.make_tensor<float, 3>({trace_.n_steps, layer.n_q_heads, layer.head_dim}),
+          backend_.make_tensor<float, 2>({trace_.n_steps, layer.n_q_heads})};
+}
+
+std::shared_ptr<const Reference> Residency::keep_reference(
+    int64_t layer, const std::function<std::shared_ptr<const Reference>()>& make) {
+  return kept_.get<Reference>(reference_key(layer), make, [&](const Reference& value) {
+    return (value.out.size() + value.lse.size()) * backend_.real_bytes();
+  });
+}
+
 std::shared_ptr<const Reference> Residency::reference(int64_t layer) {
-  return kept_.get<Reference>(
-      fmt::format("reference {}", layer),
-      [&]() -> std::shared_ptr<const Reference> {
-        const auto source = this->layer(layer);
-        // Any page size gives the same dense attention; the default one is what most points use too.
-        const auto keys = cache(layer, 16);
-        Reference made;
-        made.out = backend_.make_tensor<float, 3>({trace_.n_steps, source->n_q_heads, source->head_dim});
-        made.lse = backend_.make_tensor<float, 2>({trace_.n_steps, source->n_q_heads});
-        const int64_t n = std::min(dense_steps, trace_.n_steps);
-        for (int64_t first = 0; first < trace_.n_steps; first += n) {
-          const int64_t count = std::min(n, trace_.n_steps - first);
-          backend_.dense(*source, *keys, block(first, count, 1), backend_.rows_of(made.out, first, count),
-                         backend_.rows_of(made.lse, first, count));
-        }
-        return std::make_shared<const Reference>(std::move(made));
-      },
-      [&](const Reference& value) { return (value.out.size() + value.lse.size()) * backend_.real_bytes(); });
+  return keep_reference(layer, [&] {
+    const auto source = this->layer(layer);
+    const auto keys = cache(layer, reference_page_size);
+    Reference made = make_reference(*source);
+    for_dense_blocks([&](const Block& block, int64_t first, int64_t count) {
+      backend_.dense(*source, *keys, block, backend_.rows_of(made.out, first, count),
+                     backend_.rows_of(made.lse, first, count));
+    });
+    return std::make_shared<const Reference>(std::move(made));
+  });
 }
 
 std::shared_ptr<const Tensor<float, 3>> Residency::page_mass(int64_t layer, int64_t page_size, Unit unit) {
@@ -117,18 +125,32 @@ std::shared_ptr<const Tensor<float, 3>> Residency::page_mass(int64_t layer, int6
       [&]() -> std::shared_ptr<const Tensor<float, 3>> {
         const auto source = this->layer(layer);
         const auto keys = cache(layer, page_size);
-        const auto dense = reference(layer);
         auto mass = backend_.make_tensor<float, 3>({trace_.n_steps, source->units(unit), keys->max_pages});
-        const int64_t n = std::min(dense_steps, trace_.n_steps);
-        for (int64_t first = 0; first < trace_.n_steps; first += n) {
-          const int64_t count = std::min(n, trace_.n_steps - first);
-          backend_.page_mass(*source, *keys, block(first, count, 1), unit,
-                             backend_.rows_of(dense->lse, first, count),
-                             backend_.rows_of(mass, first, count));
+        if (page_size == reference_page_size && !kept_.has(reference_key(layer))) {
+          Reference made = make_reference(*source);
+          for_dense_blocks([&](const Block& block, int64_t first, int64_t count) {
+            backend_.dense_with_mass(*source, *keys, block, unit, backend_.rows_of(made.out, first, count),
+                                     backend_.rows_of(made.lse, first, count),
+                                     backend_.rows_of(mass, first, count));
+          });
+          keep_reference(layer, [&] { return std::make_shared<const Reference>(std::move(made)); });
+        } else {
+          const auto dense = reference(layer);
+          for_dense_blocks([&](const Block& block, int64_t first, int64_t count) {
+            backend_.page_mass(*source, *keys, block, unit, backend_.rows_of(dense->lse, first, count),
+                               backend_.rows_of(mass, first, count));
+          });
         }
         return std::make_shared<const Tensor<float, 3>>(std::move(mass));
       },
       [&](const Tensor<float, 3>& value) { return value.size() * backend_.real_bytes(); });
+}
+
+void Residency::for_dense_blocks(const std::function<void(const Block&, int64_t, int64_t)>& run) {
+  for (int64_t first = 0; first < trace_.n_steps; first += dense_steps) {
+    const int64_t count = std::min(dense_steps, trace_.n_steps - first);
+    run(block(first, count, 1), first, count);
+  }
 }
 
 }  // namespace hindsight

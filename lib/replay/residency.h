@@ -74,13 +74,19 @@ class Residency {
   /// With all tokens up to the last replayed position appended.
   std::shared_ptr<const KvCache> cache(int64_t layer, int64_t page_size);
   std::shared_ptr<const Reference> reference(int64_t layer);
-  /// [n_steps, U, J].
+  /// [n_steps, U, J]. Asked for before the reference, both may be made in one go.
   std::shared_ptr<const Tensor<float, 3>> page_mass(int64_t layer, int64_t page_size, Unit unit);
   /// Steps [first, first + n) of the trace as a block, for a window of w. All of a window's blocks are parts
   /// of one.
   Block block(int64_t first_step, int64_t n, int64_t window);
 
  private:
+  Reference make_reference(const Layer& layer);
+  std::shared_ptr<const Reference> keep_reference(
+      int64_t layer, const std::function<std::shared_ptr<const Reference>()>& make);
+  /// Calls run(block, first step, steps) for all steps, in pieces.
+  void for_dense_blocks(const std::function<void(const Block&, int64_t, int64_t)>& run);
+
   Backend& backend_;
   const ReplayTrace& trace_;
   LayerSource source_;

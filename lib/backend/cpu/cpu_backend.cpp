@@ -224,6 +224,11 @@ class CpuBackend final : public Backend {
     cpu::page_mass(as_cpu<Real>(layer), as_cpu<Real>(cache), block, unit, reals<Real>(lse),
                    reals<Real>(mass));
   }
+  void dense_with_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
+                       Tensor<float, 3> out, Tensor<float, 2> lse, Tensor<float, 3> mass) override {
+    cpu::dense(as_cpu<Real>(layer), as_cpu<Real>(cache), block, reals<Real>(out), reals<Real>(lse), unit,
+               reals<Real>(mass));
+  }
   void random_scores(const Layer& layer, const KvCache& cache, const Block& block, uint64_t seed,
                      Tensor<float, 3> scores) override {
     cpu::random_scores(as_cpu<Real>(layer), as_cpu<Real>(cache), block, seed, reals<Real>(scores));

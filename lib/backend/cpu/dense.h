@@ -2,28 +2,17 @@
 // Everything that looks at all keys: the dense reference and the true mass of pages. Rows are taken in tiles,
 // so that a product of tile queries with all keys is one matrix product.
 
+#include "backend/cpu/row_tiles.h"
 #include "backend/cpu/softmax.h"
 
 namespace hindsight::cpu {
 
-/// Consecutive rows [begin, end) of a block that belong to one sequence.
-struct RowTile {
-  int64_t begin = 0, end = 0;
-};
-
 /// Tiles whose logits (rows x G x tokens) stay in the cache, or single rows where they cannot.
-inline std::vector<RowTile> row_tiles(const Block& block, int64_t group) {
+inline std::vector<RowTile> dense_tiles(const Block& block, int64_t group) {
   constexpr int64_t tile_logits = 1 << 19;
-  std::vector<RowTile> tiles;
-  for (int64_t begin = 0; begin < block.size();) {
-    int64_t end = begin + 1;
-    while (end < block.size() && block.steps[end].sequence == block.steps[begin].sequence &&
-           (end + 1 - begin) * group * (block.steps[end].position + 1) <= tile_logits)
-      ++end;
-    tiles.push_back({begin, end});
-    begin = end;
-  }
-  return tiles;
+  return row_tiles(block, block.size(), [&](int64_t rows, int64_t position) {
+    return rows * group * (position + 1) <= tile_logits;
+  });
 }
 
 /// Multiply-adds of the logits of a block.
@@ -57,11 +46,24 @@ MutableRows<Real> causal_logits(const CpuLayer<Real>& layer, const CpuCache<Real
   return logits;
 }
 
-/// Backend::dense.
+/// Adds the masses of a row's tokens to those of their pages; -inf says that nothing was added yet. Terms
+/// that are no normal numbers are 0.
+template <class Real>
+void add_mass(const Real* terms, int64_t tokens, int64_t p, Real* mass) {
+  for (int64_t page = 0; page * p < tokens; ++page) {
+    const int64_t count = std::min(p, tokens - page * p);
+    const Eigen::Map<const Eigen::Array<Real, Eigen::Dynamic, 1>> held(terms + page * p, count);
+    const Real sum = (held < std::numeric_limits<Real>::min()).select(Real(0), held).sum();
+    mass[page] = mass[page] == minus_infinity<Real>() ? sum : mass[page] + sum;
+  }
+}
+
+/// Backend::dense, and Backend::page_mass of the same rows where `mass` is given: its terms are the weights.
 template <class Real>
 void dense(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block& block, View<Real, 3> out,
-           View<Real, 2> lse) {
-  const std::vector<RowTile> tiles = row_tiles(block, layer.group());
+           View<Real, 2> lse, Unit unit = Unit::per_kv_head, View<Real, 3> mass = {}) {
+  if (mass.data != nullptr) std::fill_n(mass.data, mass.size(), minus_infinity<Real>());
+  const std::vector<RowTile> tiles = dense_tiles(block, layer.group());
   const int64_t group = layer.group(), d = layer.head_dim;
 #pragma omp parallel if (worth_threads(dense_work(layer, block)))
   {
@@ -73,9 +75,13 @@ void dense(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block
         const RowTile tile = tiles[t];
         const int64_t sequence = block.steps[tile.begin].sequence;
         MutableRows<Real> weights = causal_logits(layer, cache, block, tile, kv_head, queries, logits_memory);
-        for (int64_t r = 0; r < weights.rows(); ++r)
-          lse(tile.begin + r / group, kv_head * group + r % group) =
-              softmax_in_place(weights.row(r).data(), weights.cols());
+        for (int64_t r = 0; r < weights.rows(); ++r) {
+          const int64_t i = tile.begin + r / group, q_head = kv_head * group + r % group;
+          lse(i, q_head) = softmax_in_place(weights.row(r).data(), weights.cols());
+          if (mass.data != nullptr)
+            add_mass(weights.row(r).data(), block.steps[i].position + 1, cache.page_size,
+                     &mass(i, unit == Unit::per_kv_head ? kv_head : q_head, 0));
+        }
         const Rows<Real> values(cache.sequences[sequence].v.at(kv_head, 0), weights.cols(), d);
         MutableRows<Real> tile_out = out_memory.sized(weights.rows(), d);
         tile_out.noalias() = weights * values;
@@ -91,7 +97,7 @@ void dense(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block
 template <class Real>
 void page_mass(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block& block, Unit unit,
                View<Real, 2> lse, View<Real, 3> mass) {
-  const std::vector<RowTile> tiles = row_tiles(block, layer.group());
+  const std::vector<RowTile> tiles = dense_tiles(block, layer.group());
   const int64_t group = layer.group(), p = cache.page_size;
   std::fill_n(mass.data, mass.size(), minus_infinity<Real>());
 #pragma omp parallel if (worth_threads(dense_work(layer, block)))
@@ -108,13 +114,7 @@ void page_mass(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const B
           const int64_t u = unit == Unit::per_kv_head ? kv_head : q_head;
           const int64_t tokens = block.steps[i].position + 1;
           exponentials_in_place(logits.row(r).data(), tokens, lse(i, q_head));
-          for (int64_t page = 0; page * p < tokens; ++page) {
-            const int64_t count = std::min(p, tokens - page * p);
-            const Real sum = logits.row(r).segment(page * p, count).sum();
-            // The first head of a unit finds -inf there.
-            Real& target = mass(i, u, page);
-            target = target == minus_infinity<Real>() ? sum : target + sum;
-          }
+          add_mass(logits.row(r).data(), tokens, p, &mass(i, u, 0));
         }
       }
     }
