@@ -113,6 +113,21 @@ class TimedBackend final : public Backend {
   std::unique_ptr<KvCache> make_cache(const Layer& layer, int64_t page) override {
     return of_.make_cache(layer, page);
   }
+  std::unique_ptr<Layer> make_growing_layer(const LayerShape& shape,
+                                            std::span<const int64_t> capacities) override {
+    return of_.make_growing_layer(shape, capacities);
+  }
+  void set_queries(Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> q) override {
+    of_.set_queries(layer, ranges, q);
+  }
+  void write(KvCache& cache, const Layer& layer, std::span<const RowRange> ranges, Tensor<float, 3> k,
+             Tensor<float, 3> v, Summaries summaries) override {
+    of_.write(cache, layer, ranges, k, v, summaries);
+  }
+  void copy_rows(Tensor<float, 2> from, Tensor<int32_t, 1> from_rows, Tensor<float, 2> to,
+                 Tensor<int32_t, 1> to_rows, int64_t n) override {
+    of_.copy_rows(from, from_rows, to, to_rows, n);
+  }
   void append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) override {
     time("append", [&] { of_.append(cache, layer, ranges); });
   }
