@@ -523,8 +523,8 @@ SplitPlan plan_dense_block(const DenseParams& params, int64_t longest, const Dev
   if (!takes(params.heads, params.kv, params.scale, params.n_steps, device)) return {0, 0};
   const int64_t blocks =
       static_cast<int64_t>(ceil_div(params.n_steps, kRows / group(params.heads))) * params.heads.n_kv_heads;
-  const int64_t splits =
-      std::clamp<int64_t>(device.multiprocessors / blocks, 1, std::max<int64_t>(1, longest / (4 * kTile)));
+  const int64_t splits = std::clamp<int64_t>(device.multiprocessors / blocks, 1,
+                                             std::clamp<int64_t>(longest / (4 * kTile), 1, kMostSplits));
   const int64_t item_bytes = (params.heads.head_dim + 1) * static_cast<int64_t>(sizeof(float));
   return {static_cast<int32_t>(splits), splits > 1 ? splits * items(params) * item_bytes : 0};
 }

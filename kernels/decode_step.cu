@@ -626,7 +626,7 @@ struct StepLaunch {
         sizeof(StepShared<T, D, R>) + sizeof(float) * layout.scores + sizeof(ListedPage) * layout.pages;
     config.stream = stream;
     config.attrs = attributes;
-    config.numAttrs = 2;
+    config.numAttrs = params.q.rows_are_old ? 2 : 1;
   }
 };
 

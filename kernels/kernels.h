@@ -39,7 +39,8 @@ struct Heads {
 struct Queries {
   const void* data;
   const int64_t* first_row;
-  bool rows_are_old;  ///< first_row had been written by the time the grid before began; see DecodeStepParams
+  bool
+      rows_are_old;  ///< they do not come from the grids just before: steps may begin early, DecodeStepParams
 };
 
 /// Keys and values in pages of one pool: k and v [pool pages, Hkv, p, d]; summaries [pool pages, Hkv, 2, d]
@@ -292,8 +293,7 @@ struct SplitPlan {
 };
 
 /// A launch that is split counts in `arrived` who has written partial results: zeros before and after it,
-/// that many. Its steps must have been written by something that had ended when the grid before it began (see
-/// DecodeStepParams).
+/// that many. It begins as DecodeStepParams says.
 inline constexpr int kStreamProblems = 4096;
 
 /// Attention over page lists for a window of queries. Row i and slot s < min(w, window_rows) give attention
@@ -335,8 +335,9 @@ struct DeviceLimits {
 /// are rounded in another order than by score_pages: where they differ by rounding alone, page sets may
 /// differ in those pages.
 ///
-/// It begins before the grid before in the stream has ended, and waits for it; but steps, k, kv.table and
-/// first_row must have been written earlier: by something that had ended when that grid began.
+/// Where q.rows_are_old it begins before the grid before in the stream has ended, and waits for it; but
+/// steps, k, kv.table and both first_row must then have been written by something that had ended when that
+/// grid began.
 struct DecodeStepParams {
   Heads heads;
   float scale;

@@ -32,16 +32,11 @@ void print_dry_run(const EvalPlan& plan, const EvalSpec& spec, const Backend& ba
   fmt::print("output  {}\n", plan.output.string());
 }
 
-/// As open_backend. What a model needs beside a driver may be missing: auto goes on without the device then.
+/// As open_backend, but that `auto` is the CPU: a device decodes where it is asked for by name. Throws
+/// EnvironmentError where something that a model needs beside a driver is missing.
 std::unique_ptr<Backend> open_decoding_backend(const std::string& device) {
-  std::unique_ptr<Backend> backend = open_backend(device);
-  try {
-    backend->model_primitives();
-  } catch (const EnvironmentError& error) {
-    if (device != "auto") throw;
-    spdlog::warn("{}; going on with the CPU", error.what());
-    return make_cpu_backend();
-  }
+  std::unique_ptr<Backend> backend = device == "auto" ? make_cpu_backend() : open_backend(device);
+  backend->model_primitives();
   return backend;
 }
 
