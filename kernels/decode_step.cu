@@ -98,7 +98,9 @@ class StepBlock {
     taken_ = min(max(params.newest == Newest::forced ? k - 1 : k, 0), candidates_);
     table_ = params.kv.table + step_.sequence * params.kv.table_stride;
     if (params.q.rows_are_old) find_queries();
-    source_row_ = ((params.first_row[step_.sequence] + step_.position) * params.heads.n_kv_heads + head_) * D;
+    if (params.appended_k != nullptr)
+      source_row_ =
+          ((params.first_row[step_.sequence] + step_.position) * params.heads.n_kv_heads + head_) * D;
     last_loaded_ = params.last_loaded +
                    (static_cast<int64_t>(step_.sequence) * params.heads.n_kv_heads + head_) * params.n_pages;
   }
@@ -626,7 +628,7 @@ struct StepLaunch {
         sizeof(StepShared<T, D, R>) + sizeof(float) * layout.scores + sizeof(ListedPage) * layout.pages;
     config.stream = stream;
     config.attrs = attributes;
-    config.numAttrs = params.q.rows_are_old ? 2 : 1;
+    config.numAttrs = 2;
   }
 };
 

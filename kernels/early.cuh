@@ -25,10 +25,9 @@ inline bool starts_early() {
 }
 
 /// Of a kernel that calls wait_for_previous_grid() before it reads what may have been written just now.
-/// `early` false: a plain launch of it.
 template <class... Parameters>
-cudaError_t launch_early_with(bool early, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                              int shared_bytes, cudaStream_t stream, const Parameters&... parameters) {
+cudaError_t launch_early_with(void (*kernel)(Parameters...), dim3 grid, dim3 block, int shared_bytes,
+                              cudaStream_t stream, const Parameters&... parameters) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -38,14 +37,14 @@ cudaError_t launch_early_with(bool early, void (*kernel)(Parameters...), dim3 gr
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = early && starts_early() ? 1 : 0;
+  config.numAttrs = starts_early() ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, parameters...);
 }
 
 template <class Params>
 cudaError_t launch_early(void (*kernel)(Params), dim3 grid, dim3 block, const Params& params,
                          cudaStream_t stream, int shared_bytes = 0) {
-  return launch_early_with(true, kernel, grid, block, shared_bytes, stream, params);
+  return launch_early_with(kernel, grid, block, shared_bytes, stream, params);
 }
 
 }  // namespace hindsight::kernels

@@ -39,8 +39,7 @@ struct Heads {
 struct Queries {
   const void* data;
   const int64_t* first_row;
-  bool
-      rows_are_old;  ///< they do not come from the grids just before: steps may begin early, DecodeStepParams
+  bool rows_are_old;  ///< first_row had been written when the grid before began: see DecodeStepParams
 };
 
 /// Keys and values in pages of one pool: k and v [pool pages, Hkv, p, d]; summaries [pool pages, Hkv, 2, d]
@@ -293,7 +292,7 @@ struct SplitPlan {
 };
 
 /// A launch that is split counts in `arrived` who has written partial results: zeros before and after it,
-/// that many. It begins as DecodeStepParams says.
+/// that many. Its steps must have been written as early as those of DecodeStepParams.
 inline constexpr int kStreamProblems = 4096;
 
 /// Attention over page lists for a window of queries. Row i and slot s < min(w, window_rows) give attention
@@ -335,9 +334,9 @@ struct DeviceLimits {
 /// are rounded in another order than by score_pages: where they differ by rounding alone, page sets may
 /// differ in those pages.
 ///
-/// Where q.rows_are_old it begins before the grid before in the stream has ended, and waits for it; but
-/// steps, k, kv.table and both first_row must then have been written by something that had ended when that
-/// grid began.
+/// It begins before the grid before in the stream has ended, and waits for it; but steps, k, kv.table and
+/// first_row must have been written earlier: by something that had ended when that grid began. So must
+/// q.first_row where q.rows_are_old.
 struct DecodeStepParams {
   Heads heads;
   float scale;
@@ -345,8 +344,8 @@ struct DecodeStepParams {
   Queries q;
   const void* appended_k;  ///< packed keys and values as in AppendParams; null: the token is in the pages
   const void* appended_v;
-  const int64_t* first_row;
-  const Step* steps;  ///< no two of one sequence
+  const int64_t* first_row;  ///< of appended_k and appended_v; not read where there are none
+  const Step* steps;         ///< no two of one sequence
   int32_t n_steps;
   Combine combine;
   bool round_to_storage;

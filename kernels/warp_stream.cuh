@@ -251,7 +251,7 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
 }
 
 /// Launches a kernel that calls attend_stream for `problems` problems, allowing it the shared memory it
-/// needs; early where queries are old.
+/// needs.
 template <class Params>
 cudaError_t launch_stream(void (*kernel)(Params, StreamTarget, Divisor), dim3 grid, int shared_bytes,
                           const Params& params, int64_t problems, int64_t items, int head_dim,
@@ -264,8 +264,8 @@ cudaError_t launch_stream(void (*kernel)(Params, StreamTarget, Divisor), dim3 gr
   const StreamTarget target{params.out,  params.lse,
                             partial_out, partial_out + params.splits * items * head_dim,
                             items,       params.arrived};
-  return launch_early_with(params.q.rows_are_old, kernel, grid, dim3(kStreamThreads), shared_bytes, stream,
-                           params, target, Divisor(params.kv.page_size / kChunk));
+  return launch_early_with(kernel, grid, dim3(kStreamThreads), shared_bytes, stream, params, target,
+                           Divisor(params.kv.page_size / kChunk));
 }
 
 }  // namespace hindsight::kernels

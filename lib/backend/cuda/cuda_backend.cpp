@@ -326,7 +326,7 @@ void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& b
                               .workspace = nullptr,
                               .arrived = static_cast<int32_t*>(arrived_.data())};
   device_->use();
-  if (params.q.rows_are_old && of_one_sequence(block)) {
+  if (of_one_sequence(block)) {
     if (const auto plan = kernels::plan_dense_block(params, longest, device_->limits()); plan.splits > 0) {
       params.splits = plan.splits;
       params.workspace = workspace_.at_least(plan.workspace_bytes);
