@@ -2,7 +2,7 @@
 // mass of pages by warpgroup products (compute capability 9.0a, 16-bit types).
 //
 // A block of threads has a KV head and 128 query rows, the G heads of neighbouring steps. One warpgroup reads
-// keys and values, 128 tokens at a time, two stages deep; two others have 64 rows each. While one of them
+// keys and values, 128 tokens at a time, three stages deep; two others have 64 rows each. While one of them
 // turns logits into weights, the other has the tensor cores.
 
 #include <algorithm>

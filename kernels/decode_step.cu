@@ -444,7 +444,7 @@ class StepBlock {
   __device__ void attend(int n_listed) const {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
     if (groups == 1 && warp >= kFirstWarps) {
-      if (rank_ == cluster_ - 1 && warp == kStepWarps - 1) summarise_newest_page();
+      if (appends() && warp == kStepWarps - 1) summarise_newest_page();
       return;
     }
     const Part16 part = part_of(warp);
@@ -483,7 +483,7 @@ class StepBlock {
     stream_chunks<ahead>(mine, &shared_.q[part.group * 16], params_.heads, params_.kv, head_, step_.position,
                          params_.scale, rows, buffers, part.warp, part.warps, next, [] {});
     leave_result(mine, *buffers[0], shared_.warp_state[warp]);
-    if (groups > 1 && rank_ == cluster_ - 1 && warp == kStepWarps - 1) summarise_newest_page();
+    if (groups > 1 && appends() && warp == kStepWarps - 1) summarise_newest_page();
   }
 
   // --- results

@@ -2,7 +2,9 @@
 // What the layers of a transformer do around attention, on a device. Rows of activations are float tensors of
 // the backend, row-major; weights stay in the type that they are stored in, and products are summed in float.
 // What a product takes is an operand: rows rounded to its weights' type. Where that loses too much, a second
-// part holds what rounding lost: both together are within 2^-17 (bfloat16) or 2^-23 (float16) of the row.
+// part holds what rounding lost: both together are within 2^-17 (bfloat16) of the row, or within 2^-23
+// (float16) for elements from 0.1 on; below, float16's smallest numbers limit the second part (1e-3: 2^-14),
+// and beyond 65504 there is no operand.
 //
 // As with Backend: primitives may return before the work is done, and nothing is shown to the host.
 

@@ -32,7 +32,7 @@ struct EvalPlan {
   std::optional<int64_t> max_new_tokens;  ///< of generation; none: as many as the expected answer has
   double temperature = 0;                 ///< of sampling; 0 is greedy
   int64_t seed = 0;                       ///< of sampling
-  int64_t batch = 8;                      ///< sequences decoded together; of no consequence to results
+  int64_t batch = 8;                      ///< sequences decoded together; changes no result on the CPU
   std::string device = "auto";
   EvalPrecision precision = EvalPrecision::float32;
   std::filesystem::path output;

@@ -111,9 +111,8 @@ SweepEstimate estimate_beside_program(const SweepPlan& plan, const ReplaySpec& s
   const int64_t real = backend.real_bytes();
 
   SweepEstimate total;
-  // A point's fidelity and latency follow one another: the larger counts, on the backend and on the host. A
-  // layer is read, and the file's tensors are dropped, before fidelity makes what it computes in; latency
-  // keeps them.
+  // A point's fidelity and latency follow one another: the larger counts, on the backend and on the host. The
+  // next layer is read while fidelity computes; latency keeps the tensors of its own.
   int64_t kept_most = 0, backend_most = 0, host_most = 0, series_most = 0;
   for (size_t t = 0; t < spec.traces.size(); ++t) {
     const ReplayTrace& trace = spec.traces[t];

@@ -19,8 +19,9 @@ void BoundedCache::insert(const std::string& key, std::shared_ptr<const void> va
 }
 
 int64_t steps_per_block(int64_t bytes_per_step, int64_t most) {
-  constexpr int64_t block_bytes = 64 << 20;
-  return std::clamp<int64_t>(block_bytes / std::max<int64_t>(1, bytes_per_step), 1, most);
+  constexpr int64_t block_bytes = 64 << 20, tile = 16;
+  const int64_t steps = std::clamp<int64_t>(block_bytes / std::max<int64_t>(1, bytes_per_step), 1, most);
+  return steps < tile ? steps : steps - steps % tile;
 }
 
 namespace {
@@ -126,7 +127,8 @@ std::shared_ptr<const Tensor<float, 3>> Residency::page_mass(int64_t layer, int6
         const auto source = this->layer(layer);
         const auto keys = cache(layer, page_size);
         auto mass = backend_.make_tensor<float, 3>({trace_.n_steps, source->units(unit), keys->max_pages});
-        if (page_size == reference_page_size && !kept_.has(reference_key(layer))) {
+        // Whether the reference is kept already must not matter: the two ways differ by rounding.
+        if (page_size == reference_page_size) {
           Reference made = make_reference(*source);
           for_dense_blocks([&](const Block& block, int64_t first, int64_t count) {
             backend_.dense_with_mass(*source, *keys, block, unit, backend_.rows_of(made.out, first, count),

@@ -100,6 +100,8 @@ class Residency {
 };
 
 /// Steps that one call of a primitive takes, so that its tensors stay small: at most `most`, at least 1.
+/// Whole tiles of 16 where there are so many: where a backend cuts a block, and with it how sums are rounded,
+/// does not depend on the window or the budget.
 int64_t steps_per_block(int64_t bytes_per_step, int64_t most = 256);
 
 }  // namespace hindsight

@@ -37,10 +37,11 @@ void* SentArrays::send(Staging& staging, const void* values, int64_t bytes) {
   // Replaced in the stream's order: whoever was given the old array has read it by then.
   Sent& sent = sent_[next_];
   next_ = (next_ + 1) % sent_.size();
-  sent.values.assign(first, first + bytes);
+  sent.values.clear();  // what follows may throw: until it is done, the slot holds nothing
   if (!sent.memory || sent.memory->bytes() < bytes)
     sent.memory = std::make_unique<DeviceMemory>(device_, bytes);
   staging.upload(sent.memory->data(), values, bytes);
+  sent.values.assign(first, first + bytes);
   return sent.memory->data();
 }
 

@@ -40,7 +40,7 @@ class Staging {
 class SentArrays {
  public:
   explicit SentArrays(std::shared_ptr<Device> device) : device_(std::move(device)) {}
-  /// Where the array is, valid for what is enqueued before the next eight calls.
+  /// Where the array is, valid for what is enqueued before the next call.
   void* send(Staging& staging, const void* values, int64_t bytes);
 
  private:
