@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the data and runs the three evaluations; words are handed on to hindsight eval, e.g. --set sequences=16.
+# Makes the data and runs the four evaluations; words are handed on to hindsight eval, e.g. --set sequences=16.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 hindsight=${HINDSIGHT_BIN:-build/release/apps/hindsight/hindsight}
@@ -15,7 +15,7 @@ for kind in english code; do
   python3 -c 'import lzma, sys; sys.stdout.buffer.write(lzma.open(sys.argv[1]).read())' "experiments/reference_model/heldout/$kind.txt.xz" >"$data/$kind.txt"
 done
 
-for sweep in tasks text drift; do
+for sweep in tasks text english drift; do
   "$hindsight" eval "experiments/closed_loop/$sweep.yaml" --resume "$@"
   "$hindsight" report "$data/$sweep.h5" --by point
 done
