@@ -21,14 +21,17 @@ int64_t steps_of(const EvalPlan& plan, const EvalSequence& sequence) {
   return plan.mode == EvalMode::teacher_forced ? teacher_forced_steps(sequence) : sequence.new_tokens - 1;
 }
 
-/// What of an evaluation decides its results beside method and data.
-std::string identity_of(const EvalPlan& plan, const EvalData& data, const std::string& model_digest) {
+/// What of an evaluation decides its results beside method and data. On a device sequences that are decoded
+/// together change how sums are cut.
+std::string identity_of(const EvalPlan& plan, const EvalData& data, const std::string& model_digest,
+                        bool on_device) {
   const auto text = [](const std::optional<int64_t>& value) { return value ? std::to_string(*value) : "-"; };
-  return fmt::format("{} {} {} sequences={} prompt={} tokens={} new={} temperature={} seed={}{}",
+  return fmt::format("{} {} {} sequences={} prompt={} tokens={} new={} temperature={} seed={}{}{}",
                      name_of(plan.mode), model_digest, data.digest, text(plan.sequences),
                      text(plan.prompt_tokens), text(plan.tokens), text(plan.max_new_tokens), plan.temperature,
                      plan.temperature > 0 ? plan.seed : 0,
-                     plan.precision == EvalPrecision::storage ? " precision=storage" : "");
+                     plan.precision == EvalPrecision::storage ? " precision=storage" : "",
+                     on_device ? fmt::format(" batch={}", plan.batch) : "");
 }
 
 void check_point(const EvalPlan& plan, const ModelConfig& config, const MethodPoint& method,
@@ -185,7 +188,9 @@ EvalSpec resolve_evaluation(const EvalPlan& plan, const ModelConfig& config, con
   for (size_t data = 0; data < spec.data.size(); ++data)
     for (const MethodPoint& method : plan.points)
       spec.points.push_back(
-          {point_id(method, {}, {}, identity_of(plan, spec.data[data], model_digest)), data, method});
+          {point_id(method, {}, {},
+                    identity_of(plan, spec.data[data], model_digest, !backend.driver().empty())),
+           data, method});
   return spec;
 }
 
