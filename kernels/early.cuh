@@ -10,10 +10,8 @@ namespace hindsight::kernels {
 
 /// The first thing that a kernel launched by launch_early() does.
 __device__ inline void wait_after_early_launch() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   let_next_grid_start();
   wait_for_previous_grid();
-#endif
 }
 
 /// Whether the current device lets kernels start early.

@@ -8,13 +8,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <random>
 
+#include "bench/drifting_layer.h"
 #include "core/error.h"
 #include "methods/catalog.h"
 #include "replay/fidelity.h"
@@ -30,47 +29,6 @@ struct Options {
   int64_t steps = 1024, layers = 4, window = 4, budget = 2048, repeats = 3;
   std::string json, dump;
 };
-
-/// Keys at random, queries that drift, so that steps share most of their pages.
-LayerTensors drifting_tensors(int64_t context, int64_t steps) {
-  std::mt19937 generator(7);
-  std::normal_distribution<float> normal;
-  std::vector<float> noise(1 << 20);
-  for (float& value : noise) value = normal(generator);
-  const auto store = [](const std::vector<float>& values) {
-    std::vector<std::byte> stored(values.size() * 2);
-    from_float(DType::bfloat16, values, stored);
-    return stored;
-  };
-  const auto fill = [&](int64_t rows) {
-    std::vector<float> values(static_cast<size_t>(rows * head_dim));
-    // Another place of the noise for every row: the generator is slow, and contexts are long.
-    for (int64_t row = 0; row < rows; ++row)
-      std::copy_n(noise.begin() + static_cast<int64_t>(generator() % (noise.size() - head_dim)), head_dim,
-                  values.begin() + row * head_dim);
-    return store(values);
-  };
-  LayerTensors tensors;
-  tensors.dtype = DType::bfloat16;
-  tensors.n_tokens = context;
-  tensors.q_start = context - steps;
-  tensors.n_q_heads = n_q_heads;
-  tensors.n_kv_heads = n_kv_heads;
-  tensors.head_dim = head_dim;
-  tensors.softmax_scale = 1 / std::sqrt(static_cast<double>(head_dim));
-  tensors.k = fill(context * n_kv_heads);
-  tensors.v = fill(context * n_kv_heads);
-  // Logits have a standard deviation of 3: a few hundred tokens get most of the mass.
-  std::vector<float> queries, query(n_q_heads * head_dim);
-  for (float& value : query) value = 3 * normal(generator);
-  for (int64_t t = 0; t < steps; ++t)
-    for (float& value : query) {
-      value = 0.95f * value + 3 * 0.31f * normal(generator);
-      queries.push_back(value);
-    }
-  tensors.q = store(queries);
-  return tensors;
-}
 
 void dump(const LayerTensors& tensors, const std::string& folder) {
   const auto write = [&](const char* name, const std::vector<std::byte>& values) {
@@ -230,7 +188,12 @@ double replay(Backend& backend, const ReplayTrace& trace, const std::shared_ptr<
 }
 
 nlohmann::json measure(Backend& backend, const Options& options, int64_t context) {
-  const LayerTensors tensors = drifting_tensors(context, options.steps);
+  const LayerTensors tensors = drifting_layer({.n_tokens = context,
+                                               .n_queries = options.steps,
+                                               .n_q_heads = n_q_heads,
+                                               .n_kv_heads = n_kv_heads,
+                                               .head_dim = head_dim,
+                                               .query_deviation = 3});
   if (!options.dump.empty()) dump(tensors, options.dump);
   const auto before_upload = std::chrono::steady_clock::now();
   const std::shared_ptr<const Layer> layer = backend.load_layer({&tensors, 1});

@@ -8,12 +8,11 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <memory>
-#include <random>
 
 #include "backend/backend.h"
+#include "bench/drifting_layer.h"
 #include "bench/read_ceiling.h"
 
 namespace hindsight {
@@ -37,48 +36,6 @@ struct Workload {
   int64_t quest_bytes() const { return page_list_bytes() + batch * (context / page_size) * 2 * key_bytes(); }
   int64_t dense_bytes() const { return batch * context * 2 * key_bytes(); }
 };
-
-/// Keys at random; queries that drift, so that steps share most of their pages.
-LayerTensors drifting_tensors(const Workload& workload) {
-  std::mt19937 generator(7);
-  std::normal_distribution<float> normal;
-  std::vector<float> noise(1 << 20);
-  for (float& value : noise) value = normal(generator);
-  const auto store = [](const std::vector<float>& values) {
-    std::vector<std::byte> stored(values.size() * 2);
-    from_float(DType::bfloat16, values, stored);
-    return stored;
-  };
-  const auto fill = [&](int64_t elements) {
-    std::vector<float> values(static_cast<size_t>(elements));
-    // Another place of the noise for every row: the generator is slow, and contexts are long.
-    for (size_t x = 0; x < values.size(); x += 128) {
-      const size_t from = generator() % (noise.size() - 128);
-      std::copy_n(noise.begin() + static_cast<int64_t>(from), std::min<size_t>(128, values.size() - x),
-                  values.begin() + static_cast<int64_t>(x));
-    }
-    return store(values);
-  };
-  LayerTensors tensors;
-  tensors.dtype = DType::bfloat16;
-  tensors.n_tokens = workload.context;
-  tensors.q_start = workload.context - longest_window;
-  tensors.n_q_heads = n_q_heads;
-  tensors.n_kv_heads = workload.n_kv_heads;
-  tensors.head_dim = head_dim;
-  tensors.softmax_scale = 1 / std::sqrt(static_cast<double>(head_dim));
-  tensors.k = fill(workload.context * workload.n_kv_heads * head_dim);
-  tensors.v = fill(workload.context * workload.n_kv_heads * head_dim);
-  std::vector<float> queries;
-  std::vector<float> query(n_q_heads * head_dim);
-  for (int64_t t = 0; t < longest_window; ++t)
-    for (float& value : query) {
-      value = t == 0 ? normal(generator) : 0.95f * value + 0.31f * normal(generator);
-      queries.push_back(value);
-    }
-  tensors.q = store(queries);
-  return tensors;
-}
 
 /// One layer, all steps of the window but the last behind it.
 class LayerSteps {
@@ -201,7 +158,11 @@ const LayerTensors& tensors_for(const Workload& workload) {
   static std::pair<int64_t, int64_t> of;
   static LayerTensors tensors;
   if (const std::pair wanted{workload.context, workload.n_kv_heads}; of != wanted) {
-    tensors = drifting_tensors(workload);
+    tensors = drifting_layer({.n_tokens = workload.context,
+                              .n_queries = longest_window,
+                              .n_q_heads = n_q_heads,
+                              .n_kv_heads = workload.n_kv_heads,
+                              .head_dim = head_dim});
     of = wanted;
   }
   return tensors;
