@@ -1,6 +1,7 @@
 // Attention over page lists for a window of queries: a block takes one (row, unit), and up to 64 of its w*G
 // query rows; on tensor cores where it can, else (float, wide heads, odd pages) without.
 
+#include <algorithm>
 #include <climits>
 
 #include "kernels/warp_stream.cuh"
@@ -41,6 +42,9 @@ struct WindowProblem {
   __device__ int sequence() const { return step.sequence; }
   __device__ int kv_head() const { return first_q_head / (params.heads.n_q_heads / params.heads.n_kv_heads); }
 };
+
+/// Tokens that a block attends to in the time that combining splits takes.
+constexpr int64_t kCombinedTokens = 256;
 
 int unit_heads(const AttendParams& params) {
   return params.per_kv_head ? params.heads.n_q_heads / params.heads.n_kv_heads : 1;
@@ -102,7 +106,7 @@ __device__ void prefetch_inputs(const AttendParams& params) {
   if (x == 0) prefetch(params.lists.count + list);
 }
 
-template <class T, int D>
+template <class T, int D, int N>
 __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
     const __grid_constant__ AttendParams params, StreamTarget target, Divisor chunks_of_page) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
@@ -111,16 +115,18 @@ __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
   let_next_grid_start();
   prefetch_inputs<T, D>(params);
   wait_for_previous_grid();
-  const WindowProblem problem = window_problem<16>(params);
+  const WindowProblem problem = window_problem<kStreamRows>(params);
   const int page_chunks = chunks_of_page.divisor;
   const int split_chunks = ceil_div(problem.listed * page_chunks, static_cast<int>(gridDim.z));
   const StreamPart part{static_cast<int>(blockIdx.z) * split_chunks,
                         min(problem.listed * page_chunks, static_cast<int>(blockIdx.z + 1) * split_chunks),
                         static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z),
-                        static_cast<int>(problem.list_row)};
+                        static_cast<int>(blockIdx.x * gridDim.y + blockIdx.y)};
   const int first = chunks_of_page.divide(part.first),
             end = chunks_of_page.divide(max(part.end, 0) + page_chunks - 1);
-  attend_stream(
+  // The youngest query of the rows: it has been shown the least, and may see the most.
+  const QueryRow youngest = problem.row(0);
+  attend_stream<N>(
       problem, params.heads, params.kv, params.q, params.scale, part, target, shared,
       [&] {
         for (int x = first + threadIdx.x; x < end; x += kStreamThreads) {
@@ -130,21 +136,37 @@ __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
         }
       },
       [&](int chunk) {
-        const int place = chunks_of_page.divide(chunk);
-        const StreamPage page = pages[place - first];
-        const int offset = (chunk - place * page_chunks) * kChunk;
-        return Place{chunk, page.page * params.kv.page_size + offset, page.previous, page.pool, offset};
+#pragma unroll 1
+        for (; chunk < part.end; chunk += kStreamWarps) {
+          const int place = chunks_of_page.divide(chunk);
+          const StreamPage page = pages[place - first];
+          const int offset = (chunk - place * page_chunks) * kChunk,
+                    position = page.page * params.kv.page_size + offset;
+          if (page.previous < youngest.unseen_before && position <= youngest.last_visible)
+            return Place{chunk, position, page.previous, page.pool, offset};
+        }
+        return kNoPlace;
       });
 }
 
 }  // namespace
 
-SplitPlan plan_attend(const AttendParams& params, int32_t multiprocessors) {
-  // The window must not count: with or without past queries, a row's own result is the same bit for bit.
+// The window must not count: with or without past queries, a row's own result is the same bit for bit.
+AttendPlan plan_attend(const AttendParams& params, int32_t multiprocessors) {
   const int64_t blocks = static_cast<int64_t>(params.n_steps) * params.heads.n_q_heads / unit_heads(params);
-  return plan_splits(params.heads, params.kv, blocks,
-                     static_cast<int64_t>(params.lists.capacity) * params.kv.page_size, items(params),
-                     multiprocessors);
+  const int64_t tokens = static_cast<int64_t>(params.lists.capacity) * params.kv.page_size;
+  const int64_t n_items = items(params);
+  if (blocks <= multiprocessors && streams(params.heads, params.kv)) {
+    // A block has tokens for half of its warps at least; and to combine splits takes as long as to attend to
+    // kCombinedTokens more.
+    const int64_t fewest_tokens = kStreamWarps * kChunk / 2;
+    int64_t splits =
+        std::clamp<int64_t>(std::min(multiprocessors / blocks, tokens / fewest_tokens), 1, kMostSplits);
+    if (tokens - tokens / splits <= kCombinedTokens) splits = 1;
+    if (ceil_div(params.lists.capacity, splits) + 3 <= kStreamPages)
+      return {true, split_plan(splits, n_items, params.heads.head_dim)};
+  }
+  return {false, plan_splits(blocks, tokens, n_items, params.heads.head_dim, multiprocessors)};
 }
 
 cudaError_t attend(const AttendParams& params, cudaStream_t stream) {
@@ -158,12 +180,15 @@ cudaError_t attend(const AttendParams& params, cudaStream_t stream) {
     using T = typename decltype(type)::type;
     constexpr int D = head_dim();
     if constexpr (kMmaTakes<T, D>) {
-      const int split_pages = ceil_div(params.lists.capacity, params.splits) + 3;
-      if (params.splits > 1 && rows <= 16 && split_pages <= kStreamPages && streams(params.heads, params.kv))
-        return launch_stream(attend_stream_kernel<T, D>, grid(16),
-                             static_cast<int>(sizeof(StreamShared<T, D>) + sizeof(StreamPage) * split_pages),
-                             params, static_cast<int64_t>(params.n_steps) * n_units, items(params), D,
-                             stream);
+      if (params.is_stream)
+        return dispatch_stream_tiles(rows, [&](auto tiles) {
+          const dim3 blocks = grid(kStreamRows);
+          const int shared_bytes =
+              static_cast<int>(sizeof(StreamShared<T, D>) +
+                               sizeof(StreamPage) * (ceil_div(params.lists.capacity, params.splits) + 3));
+          return launch_stream(attend_stream_kernel<T, D, tiles()>, blocks, shared_bytes, params,
+                               static_cast<int64_t>(blocks.x) * blocks.y, items(params), D, stream);
+        });
       if (takes_mma(params.kv))
         return dispatch_mma_rows(rows, [&](auto tile) {
           constexpr int R = tile();

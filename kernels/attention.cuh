@@ -250,7 +250,7 @@ __device__ inline void combine_item(const CombineParams& params, int64_t item) {
     const int c = begin + 4 * lane;
     const float* from = params.partial_out + item * d + c;
     float4 sum{};
-#pragma unroll 8
+#pragma unroll 16
     for (int split = 0; split < params.splits; ++split) {
       const float factor = __shfl_sync(~0u, split < 32 ? weight[0] : weight[1], split % 32);
       float4 out{};
@@ -269,14 +269,13 @@ __device__ inline void combine_item(const CombineParams& params, int64_t item) {
 cudaError_t combine_splits(const CombineParams& params, cudaStream_t stream);
 
 /// How many splits give every multiprocessor a few blocks, of a run of `tokens` tokens at most.
-SplitPlan plan_splits(const Heads& heads, const PagedKv& kv, int64_t blocks, int64_t tokens, int64_t items,
-                      int multiprocessors);
+SplitPlan plan_splits(int64_t blocks, int64_t tokens, int64_t items, int head_dim, int multiprocessors);
 inline SplitPlan split_plan(int64_t splits, int64_t items, int head_dim) {
   const int64_t bytes =
       splits == 1 ? 0 : splits * items * (head_dim + 1) * static_cast<int64_t>(sizeof(float));
   return {static_cast<int32_t>(splits), bytes};
 }
-/// Whether a launch that is split, because it has few rows, is for the blocks of warp_stream.cuh.
+/// Whether a launch of few rows can be one of warp_stream.cuh.
 bool streams(const Heads& heads, const PagedKv& kv);
 
 /// Where a launch with `splits` splits writes: straight to the results if there is one, else to the

@@ -55,16 +55,11 @@ bool streams(const Heads& heads, const PagedKv& kv) {
   return error == cudaSuccess && takes;
 }
 
-SplitPlan plan_splits(const Heads& heads, const PagedKv& kv, int64_t blocks, int64_t tokens, int64_t items,
-                      int multiprocessors) {
-  constexpr int64_t most_splits = kMostSplits;
-  const bool streaming = streams(heads, kv);
-  // A chunk for every warp; and the fewer blocks there are, the more of the next launch's are there in time.
-  const int64_t fewest_tokens = streaming ? kStreamWarps * kChunk : 128;
-  const int64_t blocks_per_multiprocessor = streaming ? 1 : 2;
+SplitPlan plan_splits(int64_t blocks, int64_t tokens, int64_t items, int head_dim, int multiprocessors) {
+  constexpr int64_t fewest_tokens = 128, blocks_per_multiprocessor = 2;
   const int64_t wanted = blocks_per_multiprocessor * multiprocessors / std::max<int64_t>(blocks, 1);
-  const int64_t splits = std::clamp<int64_t>(std::min(wanted, tokens / fewest_tokens), 1, most_splits);
-  return split_plan(splits, items, heads.head_dim);
+  return split_plan(std::clamp<int64_t>(std::min(wanted, tokens / fewest_tokens), 1, kMostSplits), items,
+                    head_dim);
 }
 
 }  // namespace hindsight::kernels

@@ -425,7 +425,7 @@ class StepBlock {
   struct Part16 {
     int group, warp, warps;  ///< group of rows, number within its warps, and how many they are
   };
-  static constexpr int groups = R / 16;
+  static constexpr int groups = (R + 15) / 16, tiles = R < 16 ? 1 : 2;  ///< tiles of eight rows in a group
   __device__ static Part16 part_of(int warp) {
     if (warp < kFirstWarps || groups == 1) return {0, warp, kFirstWarps};
     constexpr int past = groups > 1 ? groups - 1 : 1;
@@ -442,7 +442,7 @@ class StepBlock {
   }
 
   __device__ void attend(int n_listed) const {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
+    const int warp = threadIdx.x / 32;
     if (groups == 1 && warp >= kFirstWarps) {
       if (appends() && warp == kStepWarps - 1) summarise_newest_page();
       return;
@@ -452,12 +452,12 @@ class StepBlock {
               n_chunks = part.group * 16 < rows_ ? n_listed * page_chunks : 0;
     // The youngest query of the group's rows: it has been shown the least, and may see the most.
     const int youngest = slot_of(part.group * 16);
-    VisibleRows rows;
+    VisibleRows<tiles> rows;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int r = part.group * 16 + half * 8 + g, slot = slot_of(r);
-      rows.last_visible[half] = r < rows_ ? step_.position - slot : -1;
-      rows.unseen_before[half] = slot == 0 ? INT_MAX : step_.position - slot;
+    for (int x = 0; x < 2 * tiles; ++x) {
+      const int r = part.group * 16 + x / 2 * 8 + threadIdx.x % 4 * 2 + x % 2, slot = slot_of(r);
+      rows.last_visible[x / 2][x % 2] = r < rows_ ? step_.position - slot : -1;
+      rows.unseen_before[x / 2][x % 2] = slot == 0 ? INT_MAX : step_.position - slot;
     }
     // The next chunk that any of the warp's rows may have to see, from x on.
     const auto next = [&](int x) {
@@ -479,10 +479,10 @@ class StepBlock {
     WarpBuffer<T, D>* buffers[ahead];
 #pragma unroll
     for (int x = 0; x < ahead; ++x) buffers[x] = &shared_.buffer[warp + x * kFirstWarps];
-    WarpAttention<T, D> mine;
+    StreamAttention<T, D, tiles> mine;
     stream_chunks<ahead>(mine, &shared_.q[part.group * 16], params_.heads, params_.kv, head_, step_.position,
                          params_.scale, rows, buffers, part.warp, part.warps, next, [] {});
-    leave_result(mine, *buffers[0], shared_.warp_state[warp]);
+    mine.leave(buffers[0]->out, shared_.warp_state[warp]);
     if (groups > 1 && appends() && warp == kStepWarps - 1) summarise_newest_page();
   }
 
@@ -602,8 +602,10 @@ template <class F>
 cudaError_t dispatch_step(const DecodeStepParams& params, F&& f) {
   return dispatch(params.heads, [&](auto type, auto head_dim) -> cudaError_t {
     using T = typename decltype(type)::type;
-    if constexpr (kMmaTakes<T, head_dim()>)
+    if constexpr (kMmaTakes<T, head_dim()>) {
+      if (rows_of(params) <= 8) return f(type, head_dim, std::integral_constant<int, 8>{});
       return dispatch_mma_rows(rows_of(params), [&](auto rows) { return f(type, head_dim, rows); });
+    }
     return cudaErrorInvalidValue;
   });
 }

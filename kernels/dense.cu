@@ -98,7 +98,7 @@ struct SharedChunks {
   static constexpr int kProblemChunks = 8;
 };
 
-template <class T, int D>
+template <class T, int D, int N>
 __global__ __launch_bounds__(kStreamThreads) void dense_stream_kernel(
     const __grid_constant__ DenseParams params, StreamTarget target, Divisor page_chunks) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
@@ -134,12 +134,17 @@ __global__ __launch_bounds__(kStreamThreads) void dense_stream_kernel(
                           step * heads + head};
     const DenseProblem problem{params, step, step + 1, head, group};
     const int32_t* const table = params.kv.table + problem.sequence() * params.kv.table_stride;
+    // A chunk's pool page is looked up a chunk earlier: the table may be as far away as the keys.
+    const auto look_up = [&](int chunk) { return table[page_chunks.divide(min(chunk, part.end - 1))]; };
+    int upcoming = look_up(part.first + static_cast<int>(threadIdx.x) / 32);
     __syncthreads();  // the block may be done with an earlier problem only in part
-    attend_stream(
+    attend_stream<N>(
         problem, params.heads, params.kv, params.q, params.scale, part, target, shared, [] {},
         [&](int chunk) {
-          const int page = page_chunks.divide(chunk);
-          return Place{chunk, chunk * kChunk, -1, table[page], (chunk - page * page_chunks.divisor) * kChunk};
+          if (chunk >= part.end) return kNoPlace;
+          const int pool = upcoming, offset = chunk - page_chunks.divide(chunk) * page_chunks.divisor;
+          upcoming = look_up(chunk + kStreamWarps);
+          return Place{chunk, chunk * kChunk, -1, pool, offset * kChunk};
         });
     at = problem_begin + part.end;
     if (head == heads - 1 && at == problem_end) {
@@ -175,7 +180,7 @@ DensePlan plan_dense(const DenseParams& params, int64_t longest, bool adjacent_s
   const int64_t blocks =
       static_cast<int64_t>(ceil_div(params.n_steps, steps_per_tile)) * params.heads.n_kv_heads;
   return {steps_per_tile, 0,
-          plan_splits(params.heads, params.kv, blocks, longest, items(params), multiprocessors)};
+          plan_splits(blocks, longest, items(params), params.heads.head_dim, multiprocessors)};
 }
 
 cudaError_t dense(const DenseParams& params, cudaStream_t stream) {
@@ -189,10 +194,12 @@ cudaError_t dense(const DenseParams& params, cudaStream_t stream) {
       constexpr int M = tile();
       if constexpr (kMmaTakes<T, D>) {
         if (params.stream_blocks > 0)
-          return launch_stream(dense_stream_kernel<T, D>, stream_grid(params),
-                               static_cast<int>(sizeof(StreamShared<T, D>)), params,
-                               static_cast<int64_t>(params.n_steps) * params.heads.n_kv_heads, items(params),
-                               D, stream);
+          return dispatch_stream_tiles(group(params), [&](auto tiles) {
+            return launch_stream(dense_stream_kernel<T, D, tiles()>, stream_grid(params),
+                                 static_cast<int>(sizeof(StreamShared<T, D>)), params,
+                                 static_cast<int64_t>(params.n_steps) * params.heads.n_kv_heads,
+                                 items(params), D, stream);
+          });
         if (takes_mma(params.kv))
           return launch_with_splits(dense_mma_kernel<T, D, M>, grid, kMmaThreads<M>,
                                     static_cast<int>(sizeof(MmaShared<T, D, M>)), params, items(params), D,

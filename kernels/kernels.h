@@ -312,13 +312,18 @@ struct AttendParams {
   const int32_t* previous;  ///< [n, U, capacity]; may be null where window = 1
   float* out;               ///< [n, w, Hq, d]
   float* lse;               ///< [n, w, Hq]
+  bool is_stream;           ///< as planned
   int32_t splits;           ///< as planned
   void* workspace;          ///< as planned
   int32_t* arrived;         ///< [kStreamProblems]
 };
 /// Dynamic shared memory that a block of attend or dense may need.
 int32_t attention_shared_bytes(int32_t head_dim);
-SplitPlan plan_attend(const AttendParams& params, int32_t multiprocessors);
+struct AttendPlan {
+  bool is_stream;  ///< blocks of warps that stream tokens, one for each multiprocessor at most
+  SplitPlan split;
+};
+AttendPlan plan_attend(const AttendParams& params, int32_t multiprocessors);
 cudaError_t attend(const AttendParams& params, cudaStream_t stream);
 
 /// What launchers are planned for.

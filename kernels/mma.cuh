@@ -44,6 +44,13 @@ __device__ inline void load_matrices_transposed(uint32_t (&r)[4], uint32_t addre
                : "memory");
 }
 
+/// A warp's 8 x 8 matrix of 16-bit elements, transposed: lane 4g + t has elements 2t and 2t + 1 of row g.
+__device__ inline uint32_t transpose(uint32_t both) {
+  uint32_t transposed;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(both));
+  return transposed;
+}
+
 /// Copies 16 bytes to shared memory past the L1 cache, or writes zeros and reads nothing. The L2 cache
 /// fetches whole lines: neighbours are read too.
 __device__ inline void copy_async(uint32_t target, const void* source, bool read) {

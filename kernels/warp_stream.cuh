@@ -8,7 +8,7 @@
 #include "kernels/cluster.cuh"
 #include "kernels/divisor.cuh"
 #include "kernels/early.cuh"
-#include "kernels/mma_attention.cuh"
+#include "kernels/stream_attention.cuh"
 
 namespace hindsight::kernels {
 
@@ -29,20 +29,14 @@ struct Place {
 };
 inline constexpr Place kNoPlace{INT_MAX, 0, 0, 0, 0};
 
-/// What a lane's two rows (lane / 4, and that + 8) of a group may see: tokens up to last_visible, of pages
-/// that were last loaded before unseen_before.
-struct VisibleRows {
-  int last_visible[2], unseen_before[2];
-};
-
 /// Attends to the places that next(chunk) gives for chunk, chunk + stride, ... until kNoPlace; next may skip
 /// places. `buffers` are Ahead pointers. Tokens of a place exist up to last_position. Once the first places
 /// are being read, calls ready(), after which the queries must be there.
-template <int Ahead, class T, int D, class Next, class Ready>
-__device__ void stream_chunks(WarpAttention<T, D>& mine, const T (*q)[kMmaStride<D>], const Heads& heads,
+template <int Ahead, class T, int D, int N, class Next, class Ready>
+__device__ void stream_chunks(StreamAttention<T, D, N>& mine, const T (*q)[kMmaStride<D>], const Heads& heads,
                               const PagedKv& kv, int kv_head, int last_position, float scale,
-                              const VisibleRows& rows, WarpBuffer<T, D>* const (&buffers)[Ahead], int chunk,
-                              int stride, Next&& next, Ready&& ready) {
+                              const VisibleRows<N>& rows, WarpBuffer<T, D>* const (&buffers)[Ahead],
+                              int chunk, int stride, Next&& next, Ready&& ready) {
   static_assert(Ahead == 1 || Ahead == 2);
   constexpr int row_vectors = D / kVec<T>;
   constexpr float log2_e = 1.4426950408889634f;
@@ -72,26 +66,28 @@ __device__ void stream_chunks(WarpAttention<T, D>& mine, const T (*q)[kMmaStride
     read(place[x], kv.v, buffers[x]->v);
   }
   ready();
+  mine.take_queries(q);
 #pragma unroll 1
   for (int turn = 0; place[0].chunk != INT_MAX; ++turn) {
     const Place now = place[0], last = place[Ahead - 1];
     const Place after = last.chunk == INT_MAX ? kNoPlace : next(last.chunk + stride);
     WarpBuffer<T, D>& buffer = *(Ahead == 1 || turn % 2 == 0 ? buffers[0] : buffers[Ahead - 1]);
-    int visible[2];
+    int visible[N][2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      visible[half] = now.previous < rows.unseen_before[half] ? rows.last_visible[half] - now.position : -1;
+    for (int x = 0; x < 2 * N; ++x)
+      visible[x / 2][x % 2] = now.previous < rows.unseen_before[x / 2][x % 2]
+                                  ? rows.last_visible[x / 2][x % 2] - now.position
+                                  : -1;
     wait_for_copies<2 * Ahead - 1>();
     __syncwarp();
-    float logit[2][4] = {};
-    mine.multiply_keys(shared_address(q), shared_address(buffer.k), logit);
+    float logit[N][4];
+    mine.multiply_keys(shared_address(buffer.k), logit);
     __syncwarp();
     read(after, kv.k, buffer.k);
-    uint32_t high[4], low[4];
-    mine.weigh(logit, visible, scale * log2_e, high, low);
+    const auto weights = mine.weigh(logit, visible, scale * log2_e);
     wait_for_copies<2 * Ahead - 1>();
     __syncwarp();
-    mine.add_values(shared_address(buffer.v), high, low);
+    mine.add_values(shared_address(buffer.v), weights);
     __syncwarp();
     read(after, kv.v, buffer.v);
     place[0] = place[Ahead - 1];
@@ -99,25 +95,6 @@ __device__ void stream_chunks(WarpAttention<T, D>& mine, const T (*q)[kMmaStride
   }
   wait_for_copies<0>();
   __syncwarp();
-}
-
-/// The warp's result into its buffer, and maximum (base 2) and sum of its 16 rows into state. Rows that saw
-/// nothing have sum 0 and no outputs.
-template <class T, int D>
-__device__ void leave_result(const WarpAttention<T, D>& mine, WarpBuffer<T, D>& buffer, float2 (&state)[16]) {
-  const int lane = threadIdx.x % 32, g = lane / 4;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float sum = mine.sum[half];  // spread over four lanes
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    if (lane % 4 == 0) state[half * 8 + g] = make_float2(mine.max[half], sum);
-    if (!(sum > 0)) continue;
-#pragma unroll
-    for (int c = 0; c < D / 8; ++c)
-      *reinterpret_cast<float2*>(&buffer.out[half * 8 + g][c * 8 + lane % 4 * 2]) =
-          make_float2(mine.out[c][half * 2], mine.out[c][half * 2 + 1]);
-  }
 }
 
 /// A row of partial results added up, as a warp holds it: out is weighted by 2^(logit - largest) and not
@@ -152,13 +129,13 @@ __device__ RowSum add_up(float2 state, int n, F&& out_of) {
 
 /// A block of sixteen warps, all that a multiprocessor has registers for, attends for up to 16 rows: split
 /// `split` of `splits` of the problem's chunks.
-inline constexpr int kStreamWarps = 16, kStreamThreads = kStreamWarps * 32;
+inline constexpr int kStreamWarps = 16, kStreamThreads = kStreamWarps * 32, kStreamRows = 16;
 
 template <class T, int D>
 struct StreamShared {
-  alignas(16) T q[16][kMmaStride<D>];
+  alignas(16) T q[kStreamRows][kMmaStride<D>];
   WarpBuffer<T, D> buffer[kStreamWarps];
-  float2 state[kStreamWarps][16];
+  float2 state[kStreamWarps][kStreamRows];
   bool is_last;  ///< of the problem's blocks to have its result ready
 };
 
@@ -181,17 +158,42 @@ struct StreamPart {
   int first, end, split, splits, number;
 };
 
-/// look_up() prepares the pages, by all threads; place(chunk) then gives the place of any chunk of the part.
-/// Writes the results of all rows; the block that is last to do so combines the splits, always in their
-/// order.
-template <class T, int D, class Problem, class LookUp, class PlaceOf>
+/// Counts one up: what the block wrote before is seen by whoever counts later, and the other way round.
+__device__ inline int arrive(int32_t* counter) {
+  int before;
+  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
+}
+
+/// What the lane's rows of a problem may see.
+template <int N, class Problem>
+__device__ VisibleRows<N> visible_rows(const Problem& problem) {
+  VisibleRows<N> rows;
+#pragma unroll
+  for (int x = 0; x < 2 * N; ++x) {
+    const int r = x / 2 * 8 + threadIdx.x % 4 * 2 + x % 2;
+    rows.last_visible[x / 2][x % 2] = -1;
+    rows.unseen_before[x / 2][x % 2] = 0;
+    if (r < problem.rows()) {
+      const QueryRow row = problem.row(r);
+      rows.last_visible[x / 2][x % 2] = row.last_visible;
+      rows.unseen_before[x / 2][x % 2] = row.unseen_before;
+    }
+  }
+  return rows;
+}
+
+/// look_up() prepares the pages, by all threads; next(chunk) then gives the place of a chunk of the part, or
+/// of a later one of the warp's, or kNoPlace beyond the part. Writes the results of all rows, up to 8N; the
+/// block that is last to do so combines the splits, always in their order.
+template <int N, class T, int D, class Problem, class LookUp, class Next>
 __device__ void attend_stream(const Problem& problem, const Heads& heads, const PagedKv& kv, const Queries& q,
                               float scale, const StreamPart& part, StreamTarget target,
-                              StreamShared<T, D>& shared, LookUp&& look_up, PlaceOf&& place) {
+                              StreamShared<T, D>& shared, LookUp&& look_up, Next&& next) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   // Queries into registers, a piece for a thread: on their way while the pages are looked up.
   constexpr int pieces = D / kVec<T>;
-  static_assert(16 * pieces <= kStreamThreads && 16 <= kStreamWarps);
+  static_assert(kStreamRows * pieces <= kStreamThreads && kStreamRows <= kStreamWarps);
   const int tile_row = threadIdx.x / pieces, c = threadIdx.x % pieces * kVec<T>;
   uint4 piece{};
   if (tile_row < problem.rows()) {
@@ -199,30 +201,17 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
     if (row.last_visible >= 0)
       piece = *reinterpret_cast<const uint4*>(query<T>(q, heads, row.sequence, row.position, row.q_head) + c);
   }
-  VisibleRows rows;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int r = half * 8 + lane / 4;
-    rows.last_visible[half] = -1;
-    rows.unseen_before[half] = 0;
-    if (r < problem.rows()) {
-      const QueryRow row = problem.row(r);
-      rows.last_visible[half] = row.last_visible;
-      rows.unseen_before[half] = row.unseen_before;
-    }
-  }
+  const VisibleRows<N> rows = visible_rows<N>(problem);
   look_up();
   __syncthreads();
   WarpBuffer<T, D>* const buffers[] = {&shared.buffer[warp]};
-  WarpAttention<T, D> mine;
-  stream_chunks<1>(
-      mine, shared.q, heads, kv, problem.kv_head(), problem.last_position(), scale, rows, buffers,
-      part.first + warp, kStreamWarps, [&](int chunk) { return chunk < part.end ? place(chunk) : kNoPlace; },
-      [&] {
-        if (tile_row < 16) *reinterpret_cast<uint4*>(&shared.q[tile_row][c]) = piece;
-        __syncthreads();
-      });
-  leave_result(mine, *buffers[0], shared.state[warp]);
+  StreamAttention<T, D, N> mine;
+  stream_chunks<1>(mine, shared.q, heads, kv, problem.kv_head(), problem.last_position(), scale, rows,
+                   buffers, part.first + warp, kStreamWarps, next, [&] {
+                     if (tile_row < kStreamRows) *reinterpret_cast<uint4*>(&shared.q[tile_row][c]) = piece;
+                     __syncthreads();
+                   });
+  mine.leave(buffers[0]->out, shared.state[warp]);
   __syncthreads();
   const bool alone = part.splits == 1;
   if (warp < problem.rows()) {
@@ -238,16 +227,21 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
   if (alone) return;
   __syncthreads();
   if (threadIdx.x == 0) {
-    __threadfence();
-    shared.is_last = atomicAdd(target.arrived + part.number, 1) == part.splits - 1;
+    shared.is_last = arrive(target.arrived + part.number) == part.splits - 1;
     if (shared.is_last) target.arrived[part.number] = 0;
-    __threadfence();
   }
   __syncthreads();
   if (shared.is_last && warp < problem.rows())
     combine_item(
         {target.partial_out, target.partial_lse, target.out, target.lse, target.items, part.splits, D},
         problem.row(warp).item);
+}
+
+/// Calls f(integral_constant<N>) with the tiles of eight rows that a block needs.
+template <class F>
+cudaError_t dispatch_stream_tiles(int rows, F&& f) {
+  if (rows <= 8) return f(std::integral_constant<int, 1>{});
+  return f(std::integral_constant<int, 2>{});
 }
 
 /// Launches a kernel that calls attend_stream for `problems` problems, allowing it the shared memory it

@@ -459,13 +459,15 @@ void CudaBackend::attend(const Layer& layer, const KvCache& cache, const Block& 
                                .previous = previous.data(),
                                .out = partials.out.data(),
                                .lse = partials.lse.data(),
+                               .is_stream = false,
                                .splits = 1,
                                .workspace = nullptr,
                                .arrived = static_cast<int32_t*>(arrived_.data())};
   device_->use();
-  const kernels::SplitPlan plan = kernels::plan_attend(params, device_->multiprocessors());
-  params.splits = plan.splits;
-  params.workspace = workspace_.at_least(plan.workspace_bytes);
+  const kernels::AttendPlan plan = kernels::plan_attend(params, device_->multiprocessors());
+  params.is_stream = plan.is_stream;
+  params.splits = plan.split.splits;
+  params.workspace = workspace_.at_least(plan.split.workspace_bytes);
   if (device_->enqueues()) cuda_check(kernels::attend(params, device_->stream()));
 }
 
