@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "kernels/mma_attention.cuh"
 #include "kernels/warp_stream.cuh"
 
 namespace hindsight::kernels {
@@ -109,7 +110,7 @@ __device__ void prefetch_inputs(const AttendParams& params) {
 template <class T, int D, int N>
 __global__ __launch_bounds__(kStreamThreads) void attend_stream_kernel(
     const __grid_constant__ AttendParams params, StreamTarget target, Divisor chunks_of_page) {
-  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  extern __shared__ __align__(128) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
   auto* const pages = reinterpret_cast<StreamPage*>(shared_bytes + sizeof(StreamShared<T, D>));
   let_next_grid_start();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/mma_attention.cuh"
 #include "kernels/warp_stream.cuh"
 
 namespace hindsight::kernels {

@@ -425,7 +425,7 @@ class StepBlock {
   struct Part16 {
     int group, warp, warps;  ///< group of rows, number within its warps, and how many they are
   };
-  static constexpr int groups = (R + 15) / 16, tiles = R < 16 ? 1 : 2;  ///< tiles of eight rows in a group
+  static constexpr int groups = kRowGroups<R>, tiles = kGroupTiles<R>;
   __device__ static Part16 part_of(int warp) {
     if (warp < kFirstWarps || groups == 1) return {0, warp, kFirstWarps};
     constexpr int past = groups > 1 ? groups - 1 : 1;
@@ -479,10 +479,10 @@ class StepBlock {
     WarpBuffer<T, D>* buffers[ahead];
 #pragma unroll
     for (int x = 0; x < ahead; ++x) buffers[x] = &shared_.buffer[warp + x * kFirstWarps];
-    StreamAttention<T, D, tiles> mine;
+    WarpAttention<T, D, tiles> mine;
     stream_chunks<ahead>(mine, &shared_.q[part.group * 16], params_.heads, params_.kv, head_, step_.position,
                          params_.scale, rows, buffers, part.warp, part.warps, next, [] {});
-    mine.leave(buffers[0]->out, shared_.warp_state[warp]);
+    leave_results(mine, *buffers[0], shared_.warp_state[warp]);
     if (groups > 1 && appends() && warp == kStepWarps - 1) summarise_newest_page();
   }
 
@@ -579,7 +579,7 @@ __global__ __launch_bounds__(kStepThreads,
                              1) void decode_step_kernel(const __grid_constant__ DecodeStepParams params,
                                                         StepLayout layout) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  extern __shared__ __align__(128) unsigned char shared_bytes[];
   let_next_grid_start();
   StepBlock<T, D, R>(params, *reinterpret_cast<StepShared<T, D, R>*>(shared_bytes), layout).run();
 #endif
@@ -602,10 +602,8 @@ template <class F>
 cudaError_t dispatch_step(const DecodeStepParams& params, F&& f) {
   return dispatch(params.heads, [&](auto type, auto head_dim) -> cudaError_t {
     using T = typename decltype(type)::type;
-    if constexpr (kMmaTakes<T, head_dim()>) {
-      if (rows_of(params) <= 8) return f(type, head_dim, std::integral_constant<int, 8>{});
+    if constexpr (kMmaTakes<T, head_dim()>)
       return dispatch_mma_rows(rows_of(params), [&](auto rows) { return f(type, head_dim, rows); });
-    }
     return cudaErrorInvalidValue;
   });
 }

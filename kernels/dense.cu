@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <climits>
 
+#include "kernels/mma_attention.cuh"
 #include "kernels/warp_stream.cuh"
 
 namespace hindsight::kernels {
@@ -101,7 +102,7 @@ struct SharedChunks {
 template <class T, int D, int N>
 __global__ __launch_bounds__(kStreamThreads) void dense_stream_kernel(
     const __grid_constant__ DenseParams params, StreamTarget target, Divisor page_chunks) {
-  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  extern __shared__ __align__(128) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<StreamShared<T, D>*>(shared_bytes);
   let_next_grid_start();
   const int heads = params.heads.n_kv_heads, group = params.heads.n_q_heads / heads;

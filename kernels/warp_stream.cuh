@@ -8,18 +8,21 @@
 #include "kernels/cluster.cuh"
 #include "kernels/divisor.cuh"
 #include "kernels/early.cuh"
-#include "kernels/stream_attention.cuh"
+#include "kernels/warp_attention.cuh"
 
 namespace hindsight::kernels {
+
+/// Rows of results: four lanes' rows and eight lanes' elements meet all banks.
+template <int D>
+inline constexpr int kResultStride = D + 4;
 
 /// A warp's chunk of keys and values; in the end its result.
 template <class T, int D>
 union WarpBuffer {
   struct {
-    alignas(16) T k[kChunk][kMmaStride<D>];
-    alignas(16) T v[kChunk][kMmaStride<D>];
+    ChunkTile<T, D> k, v;
   };
-  float out[16][kMmaStride<D>];
+  float out[16][kResultStride<D>];
 };
 
 /// A chunk to attend to: its number (INT_MAX: there is none), its first token's position, the last load of
@@ -33,7 +36,7 @@ inline constexpr Place kNoPlace{INT_MAX, 0, 0, 0, 0};
 /// places. `buffers` are Ahead pointers. Tokens of a place exist up to last_position. Once the first places
 /// are being read, calls ready(), after which the queries must be there.
 template <int Ahead, class T, int D, int N, class Next, class Ready>
-__device__ void stream_chunks(StreamAttention<T, D, N>& mine, const T (*q)[kMmaStride<D>], const Heads& heads,
+__device__ void stream_chunks(WarpAttention<T, D, N>& mine, const T (*q)[kMmaStride<D>], const Heads& heads,
                               const PagedKv& kv, int kv_head, int last_position, float scale,
                               const VisibleRows<N>& rows, WarpBuffer<T, D>* const (&buffers)[Ahead],
                               int chunk, int stride, Next&& next, Ready&& ready) {
@@ -41,7 +44,7 @@ __device__ void stream_chunks(StreamAttention<T, D, N>& mine, const T (*q)[kMmaS
   constexpr int row_vectors = D / kVec<T>;
   constexpr float log2_e = 1.4426950408889634f;
   const int lane = threadIdx.x % 32;
-  const auto read = [&](const Place& place, const void* from, T(&to)[kChunk][kMmaStride<D>]) {
+  const auto read = [&](const Place& place, const void* from, ChunkTile<T, D>& to) {
     if (place.chunk != INT_MAX) {
       const int tokens = last_position + 1 - place.position;
       const T* rows_of_place = static_cast<const T*>(from) +
@@ -50,8 +53,7 @@ __device__ void stream_chunks(StreamAttention<T, D, N>& mine, const T (*q)[kMmaS
       for (int x = 0; x < kChunk * row_vectors / 32; ++x) {
         const int vector = x * 32 + lane, n = vector / row_vectors;
         // Weights of tokens that do not exist are 0, but 0 times whatever lies there could be NaN.
-        copy_async(shared_address(&to[n][vector % row_vectors * kVec<T>]), rows_of_place + vector * kVec<T>,
-                   n < tokens);
+        copy_async(to.address(n, vector % row_vectors), rows_of_place + vector * kVec<T>, n < tokens);
       }
     }
     commit_copies();  // also an empty group: the number of groups tells what has arrived
@@ -81,13 +83,13 @@ __device__ void stream_chunks(StreamAttention<T, D, N>& mine, const T (*q)[kMmaS
     wait_for_copies<2 * Ahead - 1>();
     __syncwarp();
     float logit[N][4];
-    mine.multiply_keys(shared_address(buffer.k), logit);
+    mine.multiply_keys(buffer.k, logit);
     __syncwarp();
     read(after, kv.k, buffer.k);
     const auto weights = mine.weigh(logit, visible, scale * log2_e);
     wait_for_copies<2 * Ahead - 1>();
     __syncwarp();
-    mine.add_values(shared_address(buffer.v), weights);
+    mine.add_values(buffer.v, weights);
     __syncwarp();
     read(after, kv.v, buffer.v);
     place[0] = place[Ahead - 1];
@@ -95,6 +97,22 @@ __device__ void stream_chunks(StreamAttention<T, D, N>& mine, const T (*q)[kMmaS
   }
   wait_for_copies<0>();
   __syncwarp();
+}
+
+/// The warp's results into its buffer, weighted by 2^(logit - max) and not normalised, and maxima (base 2)
+/// and sums of its rows into state. Rows that saw nothing have sum 0 and no results.
+template <class T, int D, int N>
+__device__ void leave_results(WarpAttention<T, D, N>& mine, WarpBuffer<T, D>& buffer, float2 (&state)[16]) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  mine.gather_sums();
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      if (g == 0) state[n * 8 + t * 2 + row] = make_float2(mine.max[n][row], mine.sum[n][row]);
+      if (mine.sum[n][row] > 0)
+        mine.for_each_result(n, row, [&](int r, int c, float result) { buffer.out[r][c] = result; });
+    }
 }
 
 /// A row of partial results added up, as a warp holds it: out is weighted by 2^(logit - largest) and not
@@ -165,24 +183,6 @@ __device__ inline int arrive(int32_t* counter) {
   return before;
 }
 
-/// What the lane's rows of a problem may see.
-template <int N, class Problem>
-__device__ VisibleRows<N> visible_rows(const Problem& problem) {
-  VisibleRows<N> rows;
-#pragma unroll
-  for (int x = 0; x < 2 * N; ++x) {
-    const int r = x / 2 * 8 + threadIdx.x % 4 * 2 + x % 2;
-    rows.last_visible[x / 2][x % 2] = -1;
-    rows.unseen_before[x / 2][x % 2] = 0;
-    if (r < problem.rows()) {
-      const QueryRow row = problem.row(r);
-      rows.last_visible[x / 2][x % 2] = row.last_visible;
-      rows.unseen_before[x / 2][x % 2] = row.unseen_before;
-    }
-  }
-  return rows;
-}
-
 /// look_up() prepares the pages, by all threads; next(chunk) then gives the place of a chunk of the part, or
 /// of a later one of the warp's, or kNoPlace beyond the part. Writes the results of all rows, up to 8N; the
 /// block that is last to do so combines the splits, always in their order.
@@ -205,13 +205,13 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
   look_up();
   __syncthreads();
   WarpBuffer<T, D>* const buffers[] = {&shared.buffer[warp]};
-  StreamAttention<T, D, N> mine;
+  WarpAttention<T, D, N> mine;
   stream_chunks<1>(mine, shared.q, heads, kv, problem.kv_head(), problem.last_position(), scale, rows,
                    buffers, part.first + warp, kStreamWarps, next, [&] {
                      if (tile_row < kStreamRows) *reinterpret_cast<uint4*>(&shared.q[tile_row][c]) = piece;
                      __syncthreads();
                    });
-  mine.leave(buffers[0]->out, shared.state[warp]);
+  leave_results(mine, *buffers[0], shared.state[warp]);
   __syncthreads();
   const bool alone = part.splits == 1;
   if (warp < problem.rows()) {

@@ -39,7 +39,7 @@ class Workload:
     budget: int
 
     def layers(self, bytes_per_layer: int) -> int:
-        return max(2, min(32, 300_000_000 // bytes_per_layer + 1))
+        return max(4, min(32, 300_000_000 // bytes_per_layer + 1))
 
     @property
     def dense_bytes(self) -> int:

@@ -186,7 +186,7 @@ void time_steps(benchmark::State& state, Backend& backend, const Workload& workl
   const int64_t bytes = (workload.*what.bytes)();
   // Cold: 300 MB and more between two visits of a layer. Hot: all layers stay in a third of the L2 cache.
   const int64_t layers = workload.hot ? std::clamp<int64_t>(16'000'000 / bytes, 1, 8)
-                                      : std::clamp<int64_t>(300'000'000 / bytes + 1, 2, 32);
+                                      : std::clamp<int64_t>(300'000'000 / bytes + 1, 4, 32);
   Layers& resident_layers = resident(backend, workload, layers);
   bool possible = true;
   const auto recording = backend.record(
