@@ -190,6 +190,44 @@ TEST_F(GpuAttentionLarge, RunsAgreeBitForBit) {
   EXPECT_EQ(0, std::memcmp(first.lse.data(), second.lse.data(), first.lse.size() * sizeof(float)));
 }
 
+// What a query gets does not depend on how many past ones are beside it: in single steps, whose blocks
+// stream, and in blocks of many.
+TEST_F(GpuAttentionLarge, AWindowChangesNoBitOfItsRows) {
+  for (const auto& [group, head_dim, page, n_steps] :
+       {std::tuple{4, 128, 16, 1}, std::tuple{4, 128, 16, 60}, std::tuple{5, 80, 32, 2},
+        std::tuple{1, 64, 16, 1}, std::tuple{8, 96, 48, 50}}) {
+    const BatchShape shape{.n_tokens = {4099},
+                           .prompt_tokens = {4000},
+                           .group = group,
+                           .head_dim = head_dim,
+                           .page_size = page,
+                           .dtype = head_dim == 96 ? DType::float16 : DType::bfloat16};
+    const auto batch = random_batch(shape);
+    Resident cuda(*cuda_, batch, shape.page_size);
+    constexpr int64_t widest = 16;
+    const auto steps = steps_of(shape, Layout::consecutive, n_steps, widest);
+    const HostLists lists = random_lists(steps, 2, shape.page_size, 0.5, 6);
+    const auto run = [&](int64_t window) {
+      return run_window(cuda, steps, lists, Unit::per_kv_head, window, output_rows(shape));
+    };
+    const WindowResult all = run(widest);
+    for (const int64_t window : {1, 2, 3, 4, 8}) {
+      const WindowResult some = run(window);
+      const auto slot_items = static_cast<size_t>(window) * 2 * static_cast<size_t>(group);
+      for (size_t i = 0; i < steps.size(); ++i) {
+        const size_t own = i * slot_items, of_all = own / static_cast<size_t>(window) * widest;
+        EXPECT_EQ(0,
+                  std::memcmp(&some.partial_lse[own], &all.partial_lse[of_all], slot_items * sizeof(float)))
+            << "step " << i << ", window " << window;
+        const auto d = static_cast<size_t>(head_dim);
+        EXPECT_EQ(0, std::memcmp(&some.partial_out[own * d], &all.partial_out[of_all * d],
+                                 slot_items * d * sizeof(float)))
+            << "step " << i << ", window " << window;
+      }
+    }
+  }
+}
+
 // Tokens arrive in odd pieces, are forgotten and come again: summaries and pages end up as if appended at
 // once.
 TEST_F(GpuAttentionLarge, AppendInPiecesAndTruncate) {
