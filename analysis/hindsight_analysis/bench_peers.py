@@ -5,7 +5,8 @@
 
 Needs a GPU and PyTorch. Peers: PyTorch's scaled_dot_product_attention over contiguous keys and values
 (each backend that runs), and a Quest step of PyTorch operations (page bounds as one product, topk,
-gather, attention). Each is captured in a CUDA graph that goes through layers whose working set exceeds
+gather, attention). Peers that cannot be run here stand beside them, marked as measured elsewhere
+(known_peers.py). Each is captured in a CUDA graph that goes through layers whose working set exceeds
 the L2 cache; a time is the median of 21 replays, divided by the layers. bfloat16, 32 query heads, head
 dimension 128, as in bench_steps.
 """
@@ -22,8 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hindsight_analysis.known_peers import KNOWN
+from hindsight_analysis.step_times import StepTime, load_step_times
 from hindsight_analysis.step_times import Workload as StepWorkload
-from hindsight_analysis.step_times import load_step_times
 
 Q_HEADS, HEAD_DIM, PAGE, REPLAYS = 32, 128, 16, 21
 BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
@@ -122,6 +124,43 @@ def quest(workload: Workload) -> float:
     return graph_us([lambda layer=layer: step(*layer) for layer in layers])
 
 
+class PeerTable:
+    """Rows beside ours, printed as they come."""
+
+    def __init__(self, ours: dict[StepWorkload, StepTime], kv_heads: int) -> None:
+        self.rows: list[dict[str, object]] = []
+        self._ours = ours
+        self._kv_heads = kv_heads
+        print(
+            "| batch | context | what | budget | ours us | peer | peer us | measured | ours / peer |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+
+    def add(
+        self, what: str, batch: int, context: int, budget: int, peer: str, us: float, measured: str
+    ) -> None:
+        key = StepWorkload(what, Q_HEADS, self._kv_heads, batch, context, 1, budget, "cold")
+        own = self._ours.get(key)
+        self.rows.append(
+            {
+                "what": what,
+                "batch": batch,
+                "context": context,
+                "budget": budget,
+                "peer": peer,
+                "us": us,
+                "measured": measured,
+                "ours_us": own.us if own else None,
+            }
+        )
+        ours, ratio = (f"{own.us:.1f}", f"{own.us / us:.2f}") if own else ("-", "-")
+        print(
+            f"| {batch} | {context} | {what} | {budget} | {ours} | {peer} | {us:.1f} | {measured}"
+            f" | {ratio} |",
+            flush=True,
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -139,10 +178,7 @@ def main() -> int:
         print("bench_peers: PyTorch sees no GPU; run it on a machine with one", file=sys.stderr)
         return 4
 
-    ours = load_step_times(arguments.ours)
-    rows = []
-    print("| batch | context | what | ours us | peer | peer us | ours / peer |")
-    print("|---|---|---|---|---|---|---|")
+    rows = PeerTable(load_step_times(arguments.ours), arguments.kv_heads)
     for batch in arguments.batches:
         for context in arguments.contexts:
             workload = Workload(arguments.kv_heads, batch, context, arguments.budget)
@@ -161,30 +197,23 @@ def main() -> int:
                         file=sys.stderr,
                     )
                     continue
-                own = ours.get(
-                    StepWorkload(
-                        what,
-                        Q_HEADS,
-                        arguments.kv_heads,
-                        batch,
-                        context,
-                        1,
-                        arguments.budget,
-                        "cold",
-                    )
-                )
-                row = {"what": what, "batch": batch, "context": context, "peer": peer, "us": us}
-                rows.append({**row, "ours_us": own.us if own else None})
-                figures = (
-                    f"{own.us:.1f} | {peer} | {us:.1f} | {own.us / us:.2f}"
-                    if own
-                    else f"- | {peer} | {us:.1f} | -"
-                )
-                print(f"| {batch} | {context} | {what} | {figures} |", flush=True)
+                rows.add(what, batch, context, arguments.budget, peer, us, "here")
                 torch.cuda.empty_cache()
+    if arguments.kv_heads == 8:
+        for known in KNOWN:
+            if known.batch in arguments.batches and known.context in arguments.contexts:
+                rows.add(
+                    known.what,
+                    known.batch,
+                    known.context,
+                    known.budget,
+                    known.peer,
+                    known.us,
+                    "elsewhere",
+                )
     with open(arguments.out, "w", encoding="utf-8") as out:
         json.dump(
-            {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows},
+            {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows.rows},
             out,
             indent=1,
         )
