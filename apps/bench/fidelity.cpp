@@ -125,11 +125,9 @@ class TimedBackend final : public Backend {
   void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) override {
     time("merge", [&] { of_.merge(block, window, partials, outputs); });
   }
-  Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
-                   Tensor<float, 2> reference_lse) override {
-    Fidelity result;
-    time("compare", [&] { result = of_.compare(outputs, first_row, reference_out, reference_lse); });
-    return result;
+  void compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+               Tensor<float, 2> reference_lse, Tensor<float, 3> errors) override {
+    time("compare", [&] { of_.compare(outputs, first_row, reference_out, reference_lse, errors); });
   }
   void count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets, int64_t window,
                        Tensor<int32_t, 3> counts) override {

@@ -48,6 +48,7 @@ class LayerReplay {
                  backend.make_tensor<float, 3>({block_steps_, window_, heads})};
     final_ = make_outputs(heads, d);
     first_ = window_ > 1 ? make_outputs(heads, d) : final_;
+    errors_ = backend.make_tensor<float, 3>({FidelityErrors::count, trace.n_steps, heads});
     last_loaded_ = backend.make_tensor<int32_t, 3>({1, units, pages});
     fill(last_loaded_.data(), last_loaded_.size(), -1);
     fill(lists_.count.data(), units, 0);  // before the first step nothing was loaded
@@ -58,14 +59,17 @@ class LayerReplay {
       run_block(first, std::min(block_steps_, trace_.n_steps - first));
     LayerEvents events;
     events.selection = {index_, backend_.to_host(counts_), counts_.shape[1], counts_.shape[2]};
-    Fidelity final = backend_.compare(final_, 0, reference_->out, reference_->lse);
-    Fidelity first = window_ > 1 ? backend_.compare(first_, 0, reference_->out, reference_->lse) : final;
-    events.outputs = {index_,
-                      std::move(first.rel_l2),
-                      std::move(final.rel_l2),
-                      std::move(final.cosine),
-                      std::move(first.mass_recall),
-                      std::move(final.mass_recall)};
+    const auto errors = [&](const Outputs& outputs) {
+      backend_.compare(outputs, 0, reference_->out, reference_->lse, errors_);
+      return [host = backend_.to_host(errors_)](int64_t which) {
+        const auto size = static_cast<std::ptrdiff_t>(host.size()) / FidelityErrors::count;
+        return std::vector<float>(host.begin() + which * size, host.begin() + (which + 1) * size);
+      };
+    };
+    const auto final = errors(final_), first = errors(first_);
+    events.outputs = {index_, first(FidelityErrors::rel_l2), final(FidelityErrors::rel_l2),
+                      final(FidelityErrors::cosine), first(FidelityErrors::mass_recall),
+                      final(FidelityErrors::mass_recall)};
     return events;
   }
 
@@ -146,6 +150,7 @@ class LayerReplay {
   Tensor<int32_t, 3> counts_, previous_, last_loaded_;
   Partials partials_;
   Outputs first_, final_;
+  Tensor<float, 3> errors_;
 };
 
 }  // namespace

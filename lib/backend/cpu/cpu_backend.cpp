@@ -14,6 +14,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/attend.h"
+#include "backend/cpu/compare.h"
 #include "backend/cpu/dense.h"
 #include "backend/cpu/scores.h"
 #include "backend/cpu/selection.h"
@@ -260,39 +261,10 @@ class CpuBackend final : public Backend {
                          window, counts.view());
   }
 
-  Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
-                   Tensor<float, 2> reference_lse) override {
-    const auto out = reals<Real>(outputs.out);
-    const auto lse = reals<Real>(outputs.lse);
-    const auto ref = reals<Real>(reference_out);
-    const auto ref_lse = reals<Real>(reference_lse);
-    const int64_t n = ref.shape[0], heads = ref.shape[1], d = ref.shape[2];
-    Fidelity result;
-    for (auto* values : {&result.rel_l2, &result.cosine, &result.mass_recall})
-      values->resize(static_cast<size_t>(n * heads));
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t head = 0; head < heads; ++head) {
-        double difference = 0, reference = 0, own = 0, dot = 0;
-        for (int64_t c = 0; c < d; ++c) {
-          const double a = out(first_row + i, head, c), b = ref(i, head, c);
-          difference += (a - b) * (a - b);
-          reference += b * b;
-          own += a * a;
-          dot += a * b;
-        }
-        const size_t at = static_cast<size_t>(i * heads + head);
-        const float undefined = std::numeric_limits<float>::quiet_NaN();
-        result.rel_l2[at] = reference > 0 ? static_cast<float>(std::sqrt(difference / reference)) : undefined;
-        // An output of zero (nothing attended) has no direction: its cosine is 0, as far from the reference
-        // as unrelated ones.
-        const double norms = std::sqrt(own * reference);
-        result.cosine[at] = reference > 0 ? static_cast<float>(norms > 0 ? dot / norms : 0) : undefined;
-        const double shown = std::exp(static_cast<double>(lse(first_row + i, head)) - ref_lse(i, head));
-        result.mass_recall[at] = static_cast<float>(std::min(1.0, shown));
-      }
-    }
-    return result;
+  void compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+               Tensor<float, 2> reference_lse, Tensor<float, 3> errors) override {
+    cpu::compare(reals<Real>(outputs.out), reals<Real>(outputs.lse), first_row, reals<Real>(reference_out),
+                 reals<Real>(reference_lse), reals<Real>(errors));
   }
 };
 
