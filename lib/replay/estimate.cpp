@@ -81,9 +81,9 @@ Rates measure_rates(Backend& backend, const ReplayTrace& trace) {
 }
 
 /// Bytes of what one trace and layer takes: what is kept on the backend, and on the host what was read of the
-/// file and the keys or values as the CPU widens them before it sorts them by head.
+/// file.
 struct LayerSizes {
-  int64_t layer, cache, reference, mass, read, widened;
+  int64_t layer, cache, reference, mass, read;
 };
 
 LayerSizes sizes_of(const Backend& backend, const ReplayTrace& trace, int64_t layer, int64_t page_size,
@@ -96,12 +96,9 @@ LayerSizes sizes_of(const Backend& backend, const ReplayTrace& trace, int64_t la
   const int64_t pages = (info.n_tokens + page_size - 1) / page_size;
   const int64_t k = info.n_tokens * info.n_kv_heads * info.head_dim;
   const int64_t q = (info.n_tokens - trace.q_start_of(layer)) * info.n_q_heads * info.head_dim;
-  return {(2 * k + q) * stored,
-          (2 * k + pages * info.n_kv_heads * 2 * info.head_dim) * stored,
-          trace.n_steps * info.n_q_heads * (info.head_dim + 1) * real,
-          trace.n_steps * units * pages * real,
-          (2 * k + q) * in_file,
-          widens ? k * real : 0};
+  return {(2 * k + q) * stored, (2 * k + pages * info.n_kv_heads * 2 * info.head_dim) * stored,
+          trace.n_steps * info.n_q_heads * (info.head_dim + 1) * real, trace.n_steps * units * pages * real,
+          (2 * k + q) * in_file};
 }
 
 /// What of a trace is kept, each counted once.
@@ -138,7 +135,7 @@ SweepEstimate estimate_beside_program(const SweepPlan& plan, const ReplaySpec& s
     if (plan.measure_fidelity) {
       for (const int64_t layer : any.layers) {
         const LayerSizes sizes = sizes_of(backend, trace, layer, shape.page_size, shape.n_units);
-        host_most = std::max(host_most, sizes.read + sizes.widened);
+        host_most = std::max(host_most, sizes.read);
         layer_most = std::max(layer_most, sizes.layer);
         Kept& of_trace = kept[any.trace];
         if (of_trace.layers.insert(layer).second) {
@@ -177,7 +174,7 @@ SweepEstimate estimate_beside_program(const SweepPlan& plan, const ReplaySpec& s
       for (const int64_t layer : any.layers) {
         const LayerSizes sizes = sizes_of(backend, trace, layer, shape.page_size, shape.n_units);
         backend_most = std::max(backend_most, plan.batch * (sizes.layer + sizes.cache));
-        host_most = std::max(host_most, plan.batch * sizes.read + sizes.widened);
+        host_most = std::max(host_most, plan.batch * sizes.read);
       }
     }
   }

@@ -62,26 +62,25 @@ class SteadyStopwatch final : public Stopwatch {
   std::vector<std::chrono::steady_clock::time_point> marks_;
 };
 
-/// Widens values of the storage type to Real, in the order that they are stored in.
-template <class Real>
-std::vector<Real> widen(DType dtype, const std::vector<std::byte>& stored) {
-  std::vector<Real> values(stored.size() / static_cast<size_t>(size_of(dtype)));
-  if constexpr (std::is_same_v<Real, float>)
-    to_float(dtype, stored, values);
-  else
-    to_double(dtype, stored, values);
-  return values;
+/// Widens values of the storage type to Real.
+void widen(DType dtype, std::span<const std::byte> stored, std::span<float> values) {
+  to_float(dtype, stored, values);
+}
+void widen(DType dtype, std::span<const std::byte> stored, std::span<double> values) {
+  to_double(dtype, stored, values);
 }
 
 /// Widens [rows, heads, d] in the storage type to Real by head, [heads][rows][d].
 template <class Real>
-HeadMajor<Real> by_head(DType dtype, const std::vector<std::byte>& stored, int64_t tokens, int64_t heads,
+HeadMajor<Real> by_head(DType dtype, std::span<const std::byte> stored, int64_t tokens, int64_t heads,
                         int64_t d) {
-  const std::vector<Real> values = widen<Real>(dtype, stored);
   HeadMajor<Real> result(heads, tokens, d);
+  const auto row_bytes = static_cast<size_t>(d * size_of(dtype));
   for (int64_t token = 0; token < tokens; ++token)
-    for (int64_t head = 0; head < heads; ++head)
-      std::copy_n(values.data() + (token * heads + head) * d, d, result.at(head, token));
+    for (int64_t head = 0; head < heads; ++head) {
+      widen(dtype, stored.first(row_bytes), std::span(result.at(head, token), static_cast<size_t>(d)));
+      stored = stored.subspan(row_bytes);
+    }
   return result;
 }
 
@@ -124,10 +123,12 @@ class CpuBackend final : public Backend {
     for (const LayerTensors& tensors : batch) {
       layer->n_tokens.push_back(tensors.n_tokens);
       layer->q_start.push_back(tensors.q_start);
+      std::vector<Real> q(tensors.q.size() / static_cast<size_t>(size_of(tensors.dtype)));
+      widen(tensors.dtype, tensors.q, q);
       layer->sequences.push_back(
           {by_head<Real>(tensors.dtype, tensors.k, tensors.n_tokens, tensors.n_kv_heads, tensors.head_dim),
            by_head<Real>(tensors.dtype, tensors.v, tensors.n_tokens, tensors.n_kv_heads, tensors.head_dim),
-           widen<Real>(tensors.dtype, tensors.q)});
+           std::move(q)});
     }
     return layer;
   }
