@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "replay/layer_replay.h"
 #include "support/named_backend.h"
 #include "support/replay_case.h"
 
@@ -51,7 +52,7 @@ TEST(Passes, PointsThatDifferInTheirWindowAloneGoTogether) {
   const std::vector<std::vector<std::string>> expected{
       {id(0)}, {id(1), id(6), id(7)},           {id(2)},  {id(3)},  {id(5)},  // without the fourth
       {id(8)}, {id(9), id(12), id(14), id(15)}, {id(10)}, {id(11)}, {id(13)}};
-  EXPECT_EQ(ids, expected);
+  ASSERT_EQ(ids, expected);
   EXPECT_EQ(windows_of(passes[0]), (std::vector<int64_t>{1}));
   EXPECT_EQ(windows_of(passes[1]), (std::vector<int64_t>{1, 2}));
   EXPECT_EQ(windows_of(passes[6]), (std::vector<int64_t>{1, 2, 4}));
@@ -91,6 +92,29 @@ TEST(Passes, HoldABoundedAmount) {
   EXPECT_EQ(passes_of(spec, all).size(), 1u);
   spec.traces[0].n_steps = 10'000'000;
   EXPECT_EQ(passes_of(spec, all).size(), 16u) << "a point too large for a pass is one by itself";
+}
+
+// Where a backend cuts the work of a block may depend on how many steps it has, and sums are rounded by where
+// they are cut.
+TEST(Passes, BlocksDoNotDependOnTheWindow) {
+  ReplayTrace trace;
+  trace.info.n_q_heads = 32;
+  trace.info.n_kv_heads = 8;
+  trace.info.head_dim = 128;
+  const auto backend = make_cpu_backend();
+  const auto selector = make_selector("quest", method_point("quest", budget).parameters);
+  for (const int64_t n_steps : {1, 100, 260, 4096, 10'000}) {
+    for (const int64_t context : {20'000, 1'000'000}) {
+      trace.n_steps = n_steps;
+      trace.info.n_tokens = context;
+      trace.first_position = context - n_steps;
+      const int64_t steps = layer_replay_shape(trace, *selector, {1}).block_steps(*backend);
+      EXPECT_EQ(layer_replay_shape(trace, *selector, {1, 64}).block_steps(*backend), steps);
+      const int64_t blocks = (n_steps + steps - 1) / steps, last = n_steps - (blocks - 1) * steps;
+      EXPECT_TRUE(blocks == 1 || steps % tile_steps == 0) << steps;
+      EXPECT_LE(steps - last, blocks * tile_steps) << n_steps << ": the last block is much shorter";
+    }
+  }
 }
 
 struct PassCase {
