@@ -43,8 +43,8 @@ int64_t LayerReplayShape::bytes(const Backend& backend) const {
   const int64_t per_block_step = windows.back() * heads * (head_dim + 1) * real + units * pages * real +
                                  3 * units * capacity * int_bytes;
   const int64_t per_step = n_windows * heads * (head_dim + 1) * real +
-                           2 * n_windows * FidelityErrors::count * heads * real +
-                           2 * units * SelectionColumns::count(windows.back()) * int_bytes;
+                           n_windows * FidelityErrors::count * heads * real +
+                           units * SelectionColumns::count(windows.back()) * int_bytes;
   return block * per_block_step + n_steps * per_step + 2 * units * pages * int_bytes;
 }
 
@@ -70,13 +70,11 @@ LayerReplay::LayerReplay(Backend& backend, Residency& residency, const ReplayTra
   backend.upload(never_loaded_.data(), never.data(), never_loaded_.size() * int_bytes);
   partials_ = {backend.make_tensor<float, 4>({block_steps_, window, heads, d}),
                backend.make_tensor<float, 3>({block_steps_, window, heads})};
-  for (size_t w = 0; w < shape_.windows.size(); ++w)
+  counts_ = backend.make_tensor<int32_t, 3>({steps, units, SelectionColumns::count(window)});
+  for (size_t w = 0; w < shape_.windows.size(); ++w) {
     outputs_.push_back(
         {backend.make_tensor<float, 3>({steps, heads, d}), backend.make_tensor<float, 2>({steps, heads})});
-  for (ResultTensors& results : results_) {
-    results.counts = backend.make_tensor<int32_t, 3>({steps, units, SelectionColumns::count(window)});
-    for (size_t w = 0; w < shape_.windows.size(); ++w)
-      results.errors.push_back(backend.make_tensor<float, 3>({FidelityErrors::count, steps, heads}));
+    errors_.push_back(backend.make_tensor<float, 3>({FidelityErrors::count, steps, heads}));
   }
 }
 
@@ -97,19 +95,18 @@ LayerReplay::Parts LayerReplay::parts_of(int64_t layer) {
 
 LayerResults LayerReplay::enqueue(const Parts& parts, int64_t index) {
   const auto selector = make_selector(method_.selector, method_.parameters);  // may keep state of a layer
-  const ResultTensors& results = results_[static_cast<size_t>(index) % results_.size()];
   forget_loads();
   for (int64_t first = 0; first < shape_.n_steps; first += block_steps_)
-    run_block(*selector, parts, first, std::min(block_steps_, shape_.n_steps - first), results);
+    run_block(*selector, parts, first, std::min(block_steps_, shape_.n_steps - first));
 
   LayerResults arriving;
   arriving.layer = index;
-  arriving.n_units = results.counts.shape[1];
-  arriving.n_columns = results.counts.shape[2];
-  arriving.counts = backend_.begin_to_host(results.counts);
+  arriving.n_units = counts_.shape[1];
+  arriving.n_columns = counts_.shape[2];
+  arriving.counts = backend_.begin_to_host(counts_);
   for (size_t w = 0; w < outputs_.size(); ++w) {
-    backend_.compare(outputs_[w], 0, parts.reference->out, parts.reference->lse, results.errors[w]);
-    arriving.errors.push_back(backend_.begin_to_host(results.errors[w]));
+    backend_.compare(outputs_[w], 0, parts.reference->out, parts.reference->lse, errors_[w]);
+    arriving.errors.push_back(backend_.begin_to_host(errors_[w]));
   }
   return arriving;
 }
@@ -120,8 +117,7 @@ void LayerReplay::forget_loads() {
   backend_.upload(lists_.count.data(), none.data(), shape_.units * int_bytes);
 }
 
-void LayerReplay::run_block(Selector& selector, const Parts& parts, int64_t first, int64_t n,
-                            const ResultTensors& results) {
+void LayerReplay::run_block(Selector& selector, const Parts& parts, int64_t first, int64_t n) {
   const int64_t window = shape_.windows.back();
   const Layer& layer = *parts.layer;
   const KvCache& cache = *parts.cache;
@@ -156,7 +152,7 @@ void LayerReplay::run_block(Selector& selector, const Parts& parts, int64_t firs
        .best = best,
        .count_before = backend_.rows_of(lists_.count, 0, n),
        .scores_before = selector.has_scores() ? backend_.rows_of(scores_, 0, n) : Tensor<float, 3>{}},
-      window, backend_.rows_of(results.counts, first, n));
+      window, backend_.rows_of(counts_, first, n));
   carry_last_row(n);
 }
 

@@ -45,19 +45,13 @@ class LayerReplay {
     std::shared_ptr<const Reference> reference;
   };
   Parts parts_of(int64_t layer);
-  /// Enqueues the replay of a layer. The results of the layer before the last one must have arrived: there
-  /// are tensors for those of two.
+  /// Enqueues the replay of a layer, of index `index` in the point; waits for nothing.
   LayerResults enqueue(const Parts& parts, int64_t index);
 
  private:
-  struct ResultTensors {
-    Tensor<int32_t, 3> counts;
-    std::vector<Tensor<float, 3>> errors;
-  };
   PageLists make_lists(int64_t rows);
   void forget_loads();
-  void run_block(Selector& selector, const Parts& parts, int64_t first, int64_t n,
-                 const ResultTensors& results);
+  void run_block(Selector& selector, const Parts& parts, int64_t first, int64_t n);
   void carry_last_row(int64_t n);
 
   Backend& backend_;
@@ -74,8 +68,9 @@ class LayerReplay {
   PageLists lists_, best_;
   Tensor<int32_t, 3> previous_, last_loaded_, never_loaded_;
   Partials partials_;
-  std::vector<Outputs> outputs_;  ///< per window
-  std::array<ResultTensors, 2> results_;
+  Tensor<int32_t, 3> counts_;
+  std::vector<Outputs> outputs_;  ///< per window, as the next
+  std::vector<Tensor<float, 3>> errors_;
 };
 
 /// The shape of the replay of points that differ in these windows alone.

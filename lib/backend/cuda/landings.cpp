@@ -15,6 +15,7 @@ class Landings::LandingTransfer final : public Transfer {
     landings_->give_back(std::move(landing_));
   }
   std::span<const std::byte> wait() override {
+    landings_->device_->use();
     landing_->arrived.wait();
     return {static_cast<const std::byte*>(landing_->memory.data()), static_cast<size_t>(bytes_)};
   }
