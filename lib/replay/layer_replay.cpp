@@ -50,7 +50,7 @@ int64_t LayerReplayShape::bytes(const Backend& backend) const {
 
 LayerReplay::LayerReplay(Backend& backend, Residency& residency, const ReplayTrace& trace,
                          const ReplayPoint& point, std::vector<int64_t> windows)
-    : backend_(backend), residency_(residency), trace_(trace), method_(point.method), layers_(point.layers) {
+    : backend_(backend), residency_(residency), method_(point.method) {
   const auto selector = make_selector(method_.selector, method_.parameters);
   policy_ = selector->unit_policy();
   page_size_ = selector->page_size();

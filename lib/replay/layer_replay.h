@@ -56,9 +56,7 @@ class LayerReplay {
 
   Backend& backend_;
   Residency& residency_;
-  const ReplayTrace& trace_;
   MethodPoint method_;
-  std::vector<int64_t> layers_;
   UnitPolicy policy_;
   int64_t page_size_;
   LayerReplayShape shape_;
