@@ -119,17 +119,14 @@ class TimedBackend final : public Backend {
   void attend(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
               const PageLists& lists, Tensor<int32_t, 3> previous, int64_t window,
               Partials partials) override {
-    time(window > 1 ? "attend_window" : "attend",
-         [&] { of_.attend(layer, cache, block, policy, lists, previous, window, partials); });
+    time("attend", [&] { of_.attend(layer, cache, block, policy, lists, previous, window, partials); });
   }
   void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) override {
     time("merge", [&] { of_.merge(block, window, partials, outputs); });
   }
-  Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
-                   Tensor<float, 2> reference_lse) override {
-    Fidelity result;
-    time("compare", [&] { result = of_.compare(outputs, first_row, reference_out, reference_lse); });
-    return result;
+  void compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+               Tensor<float, 2> reference_lse, Tensor<float, 3> errors) override {
+    time("compare", [&] { of_.compare(outputs, first_row, reference_out, reference_lse, errors); });
   }
   void count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets, int64_t window,
                        Tensor<int32_t, 3> counts) override {
@@ -172,18 +169,18 @@ double column(const Measurements& measured, const std::string& name) {
   throw std::out_of_range("no column " + name);
 }
 
-/// Replays both methods from nothing but resident layers; returns seconds.
+/// Replays both methods in one pass, as `hindsight run` does, from nothing but resident layers; returns
+/// seconds.
 double replay(Backend& backend, const ReplayTrace& trace, const std::shared_ptr<const Layer>& layer,
               const Options& options, nlohmann::json& metrics) {
   const auto begin = std::chrono::steady_clock::now();
   Residency residency(backend, trace, backend.available_bytes() / 4 * 3, [&](int64_t) { return layer; });
-  for (const int64_t window : {int64_t{1}, options.window}) {
-    const ReplayPoint method = point(options, window);
-    const Measurements measured = replay_fidelity(backend, residency, trace, method, [] {});
+  const std::vector<ReplayPoint> pass{point(options, 1), point(options, options.window)};
+  const std::vector<Measurements> measured = replay_fidelity(backend, residency, trace, pass, [] {});
+  for (size_t i = 0; i < pass.size(); ++i)
     for (const char* name : {"rel_l2_first_mean", "rel_l2_final_mean", "mass_recall_final_mean",
                              "effective_exposure_mean", "page_overlap_mean", "oracle_page_recall_mean"})
-      metrics[method.method.name][name] = column(measured, name);
-  }
+      metrics[pass[i].method.name][name] = column(measured[i], name);
   return seconds_since(begin);
 }
 

@@ -11,14 +11,20 @@
 // LSE is always the natural logarithm. Scores, partial results and LSE are float (double in the oracle),
 // keys, values and queries are in the storage type on CUDA and widened on the CPU.
 //
-// Tensors live where the backend computes. Policy code passes them on; only download() shows values to the
-// host. All primitives may return before the work is done; download() and Stopwatch wait for it.
+// Tensors live where the backend computes. Policy code passes them on; only downloads show values to the
+// host. All primitives may return before the work is done; download(), Transfer and Stopwatch wait for it.
+// One thread calls a backend; what others may do is said where they may.
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/selection_counts.h"
@@ -53,6 +59,43 @@ struct Tensor {
     return storage ? reinterpret_cast<T*>(static_cast<std::byte*>(storage->data()) + byte_offset) : nullptr;
   }
   View<T, Rank> view() const { return View<T, Rank>(data(), shape); }
+};
+
+/// Bytes on their way to the host. Any one thread may wait for them; a transfer that is destroyed has ended.
+class Transfer {
+ public:
+  virtual ~Transfer() = default;
+  /// Waits for the work before the transfer, and for it. Valid as long as the transfer.
+  virtual std::span<const std::byte> wait() = 0;
+};
+
+/// A tensor's values on their way to the host, from a backend that may outrun them.
+template <class T>
+class Download {
+ public:
+  Download() = default;
+  Download(std::shared_ptr<Storage> source, std::unique_ptr<Transfer> transfer, int64_t element_bytes)
+      : source_(std::move(source)), transfer_(std::move(transfer)), element_bytes_(element_bytes) {}
+  /// Waits.
+  std::vector<T> get() const {
+    const std::span<const std::byte> bytes = transfer_->wait();
+    std::vector<T> values(bytes.size() / static_cast<size_t>(element_bytes_));
+    if constexpr (std::is_same_v<T, float>) {
+      if (element_bytes_ == sizeof(double)) {
+        const auto* const wide = reinterpret_cast<const double*>(bytes.data());
+        std::transform(wide, wide + values.size(), values.begin(),
+                       [](double value) { return static_cast<float>(value); });
+        return values;
+      }
+    }
+    std::copy_n(reinterpret_cast<const T*>(bytes.data()), values.size(), values.data());
+    return values;
+  }
+
+ private:
+  std::shared_ptr<Storage> source_;  ///< outlives the transfer
+  std::unique_ptr<Transfer> transfer_;
+  int64_t element_bytes_ = 0;
 };
 
 /// Which heads share one page set (retroattention paper, section 2; Quest's evaluation code selects per query
@@ -169,12 +212,12 @@ struct Outputs {
   Tensor<float, 2> lse;  ///< [rows, Hq]
 };
 
-/// Errors of outputs against a reference, on the host: [n, Hq] each. rel_l2 and cosine are NaN where the
-/// reference is 0.
-struct Fidelity {
-  std::vector<float> rel_l2, cosine;
-  std::vector<float>
-      mass_recall;  ///< exp(lse - reference lse), at most 1: true mass of the tokens attended (open loop)
+/// Places in the first dimension of errors of outputs against a reference, [count, n, Hq].
+struct FidelityErrors {
+  static constexpr int64_t rel_l2 = 0, cosine = 1;  ///< NaN where the reference is 0
+  static constexpr int64_t mass_recall =
+      2;  ///< exp(lse - reference lse), at most 1: true mass of the tokens attended (open loop)
+  static constexpr int64_t count = 3;
 };
 
 /// A step of a selector that scores by score_pages and selects by select_top_k, page sets per KV head.
@@ -229,7 +272,9 @@ class Backend {
       int64_t bytes) = 0;  ///< throws EnvironmentError when out of memory
   virtual void upload(void* target, const void* source, int64_t bytes) = 0;
   virtual void download(void* target, const void* source,
-                        int64_t bytes) = 0;                                ///< waits for all work before it
+                        int64_t bytes) = 0;  ///< waits for all work before it
+  /// The same of `bytes` at `source`, waited for later. What is enqueued after it may write there again.
+  virtual std::unique_ptr<Transfer> begin_download(const void* source, int64_t bytes);
   virtual void copy(void* target, const void* source, int64_t bytes) = 0;  ///< within the backend
   virtual std::unique_ptr<Stopwatch> make_stopwatch() = 0;
   /// Records what the two functions enqueue (a CUDA graph). Both are called twice, and the first time what
@@ -246,24 +291,33 @@ class Backend {
   Tensor<T, Rank> make_tensor(const std::array<int64_t, Rank>& shape) {
     Tensor<T, Rank> tensor;
     tensor.shape = shape;
-    const int64_t element = std::is_same_v<T, float> ? real_bytes() : static_cast<int64_t>(sizeof(T));
-    tensor.storage = allocate(tensor.size() * element);
+    tensor.storage = allocate(tensor.size() * element_bytes<T>());
     return tensor;
   }
   /// Rows [first, first + n) of a tensor, sharing its storage.
   template <class T, int Rank>
   Tensor<T, Rank> rows_of(const Tensor<T, Rank>& tensor, int64_t first, int64_t n) const {
     Tensor<T, Rank> rows = tensor;
-    const int64_t element = std::is_same_v<T, float> ? real_bytes() : static_cast<int64_t>(sizeof(T));
     rows.shape[0] = n;
-    rows.byte_offset += first * (tensor.shape[0] > 0 ? tensor.size() / tensor.shape[0] : 0) * element;
+    rows.byte_offset +=
+        first * (tensor.shape[0] > 0 ? tensor.size() / tensor.shape[0] : 0) * element_bytes<T>();
     return rows;
+  }
+  /// Bytes of a tensor's element.
+  template <class T>
+  int64_t element_bytes() const {
+    return std::is_same_v<T, float> ? real_bytes() : static_cast<int64_t>(sizeof(T));
   }
   template <class T, int Rank>
   std::vector<T> to_host(const Tensor<T, Rank>& tensor) {
     std::vector<T> values(static_cast<size_t>(tensor.size()));
     download_reals_or_raw(values, tensor.data());
     return values;
+  }
+  template <class T, int Rank>
+  Download<T> begin_to_host(const Tensor<T, Rank>& tensor) {
+    return {tensor.storage, begin_download(tensor.data(), tensor.size() * element_bytes<T>()),
+            element_bytes<T>()};
   }
   /// The reverse: `values` become the tensor's elements, as what they are on this backend.
   template <int Rank>
@@ -281,7 +335,8 @@ class Backend {
   void replace_steps(Block& block, std::vector<BlockStep> steps);
 
   // --- residency
-  /// One LayerTensors per sequence of the batch; all of the same layer, heads, head_dim, scale and dtype.
+  /// One LayerTensors per sequence of the batch; all of the same layer, heads, head_dim, scale and dtype. Any
+  /// thread may call it, one at a time, while another calls primitives; the layer is there when it returns.
   virtual std::unique_ptr<Layer> load_layer(std::span<const LayerTensors> batch) = 0;
   /// An empty cache that can hold every token of `layer`'s sequences.
   virtual std::unique_ptr<KvCache> make_cache(const Layer& layer, int64_t page_size) = 0;
@@ -375,9 +430,10 @@ class Backend {
     return false;
   }
 
-  /// Rows of `outputs` [first_row, first_row + n) against a reference out [n, Hq, d], lse [n, Hq].
-  virtual Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
-                           Tensor<float, 2> reference_lse) = 0;
+  /// Rows of `outputs` [first_row, first_row + n) against a reference out [n, Hq, d], lse [n, Hq]: errors
+  /// [FidelityErrors::count, n, Hq].
+  virtual void compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+                       Tensor<float, 2> reference_lse, Tensor<float, 3> errors) = 0;
   /// Counts the page sets of a block of consecutive steps of one sequence into counts [n, U,
   /// SelectionColumns::count(window)].
   virtual void count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets,

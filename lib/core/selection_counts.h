@@ -19,7 +19,8 @@ struct SelectionColumns {
   /// |S_(t-1)|: [0, 1), [1, 2) ... [7, 8), and beyond.
   static constexpr int64_t late_ranks = 5, late_rank_bins = 9;
   /// w columns: tokens that step t shows to the query s steps before it for the first time, s = 0 .. w-1. For
-  /// s = 0 these are all tokens of S_t.
+  /// s = 0 these are all tokens of S_t. They come last and nothing else depends on w: what is counted for a
+  /// window begins with what is counted for a smaller one.
   static constexpr int64_t shown = late_ranks + late_rank_bins;
   static constexpr int64_t count(int64_t window) { return shown + window; }
 };

@@ -2,6 +2,7 @@
 // What a replay tells its observers. Plain arrays on the host: metrics know nothing of backends or methods.
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/selection_counts.h"
@@ -25,18 +26,20 @@ struct ReplayShape {
 
 /// The page sets of all steps of a layer, counted. Comes before the layer's outputs.
 struct SelectionEvent {
-  int64_t layer = 0;            ///< index into ReplayShape::layers
-  std::vector<int32_t> counts;  ///< [n_steps, U, SelectionColumns::count(w)]
+  int64_t layer = 0;  ///< index into ReplayShape::layers
+  /// [n_steps, U, SelectionColumns::count(w)] of w or a larger window, which has the columns of w before
+  /// others.
+  std::vector<int32_t> counts;
   int64_t n_units = 0, n_columns = 0;
   int32_t at(int64_t step, int64_t unit, int64_t column) const {
     return counts[(step * n_units + unit) * n_columns + column];
   }
 };
 
-/// All outputs of a layer are final. [n_steps, Hq] each; NaN where the reference is 0.
+/// All outputs of a layer are final. [n_steps, Hq] each, valid during the call; NaN where the reference is 0.
 struct OutputEvent {
   int64_t layer = 0;
-  std::vector<float> rel_l2_first, rel_l2_final, cosine_final, mass_recall_first, mass_recall_final;
+  std::span<const float> rel_l2_first, rel_l2_final, cosine_final, mass_recall_first, mass_recall_final;
 };
 
 }  // namespace hindsight

@@ -6,14 +6,15 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
-#include <map>
 #include <set>
 #include <tuple>
 
 #include "core/error.h"
 #include "methods/catalog.h"
-#include "replay/fidelity.h"
 #include "replay/latency.h"
+#include "replay/layer_replay.h"
+#include "replay/passes.h"
+#include "replay/residency.h"
 
 namespace hindsight {
 namespace {
@@ -80,9 +81,9 @@ Rates measure_rates(Backend& backend, const ReplayTrace& trace) {
 }
 
 /// Bytes of what one trace and layer takes: what is kept on the backend, and on the host what was read of the
-/// file and the keys or values as the CPU widens them before it sorts them by head.
+/// file.
 struct LayerSizes {
-  int64_t layer, cache, reference, mass, read, widened;
+  int64_t layer, cache, reference, mass, read;
 };
 
 LayerSizes sizes_of(const Backend& backend, const ReplayTrace& trace, int64_t layer, int64_t page_size,
@@ -95,96 +96,90 @@ LayerSizes sizes_of(const Backend& backend, const ReplayTrace& trace, int64_t la
   const int64_t pages = (info.n_tokens + page_size - 1) / page_size;
   const int64_t k = info.n_tokens * info.n_kv_heads * info.head_dim;
   const int64_t q = (info.n_tokens - trace.q_start_of(layer)) * info.n_q_heads * info.head_dim;
-  return {(2 * k + q) * stored,
-          (2 * k + pages * info.n_kv_heads * 2 * info.head_dim) * stored,
-          trace.n_steps * info.n_q_heads * (info.head_dim + 1) * real,
-          trace.n_steps * units * pages * real,
-          (2 * k + q) * in_file,
-          widens ? k * real : 0};
+  return {(2 * k + q) * stored, (2 * k + pages * info.n_kv_heads * 2 * info.head_dim) * stored,
+          trace.n_steps * info.n_q_heads * (info.head_dim + 1) * real, trace.n_steps * units * pages * real,
+          (2 * k + q) * in_file};
 }
+
+/// What of a trace is kept, each counted once.
+struct Kept {
+  std::set<int64_t> layers;
+  std::set<std::tuple<int64_t, int64_t>> caches;           // layer, page size
+  std::set<std::tuple<int64_t, int64_t, int64_t>> masses;  // layer, page size, units
+  int64_t bytes = 0;
+};
 
 /// What a sweep takes beside the program itself: memory from shapes, time from them and the rates of the
 /// machine.
 SweepEstimate estimate_beside_program(const SweepPlan& plan, const ReplaySpec& spec, const Backend& backend,
                                       const Rates& rates) {
   const bool on_device = !backend.driver().empty();
-  const int64_t real = backend.real_bytes();
 
   SweepEstimate total;
-  // A point's fidelity and latency follow one another: the larger counts, on the backend and on the host. The
-  // next layer is read while fidelity computes; latency keeps the tensors of its own.
-  int64_t kept_most = 0, backend_most = 0, host_most = 0, series_most = 0;
-  for (size_t t = 0; t < spec.traces.size(); ++t) {
-    const ReplayTrace& trace = spec.traces[t];
+  // A pass's fidelity and the latency of its points follow one another: the larger counts, on the backend and
+  // on the host. The next layer is brought while fidelity computes; latency keeps the tensors of its own.
+  int64_t kept_most = 0, layer_most = 0, backend_most = 0, host_most = 0, series_most = 0;
+  std::vector<Kept> kept(spec.traces.size());
+  for (const ReplayPass& pass : passes_of(spec, [](const ReplayPoint&) { return true; })) {
+    const ReplayPoint& any = pass.front();
+    const ReplayTrace& trace = spec.traces[any.trace];
     const TraceInfo& info = trace.info;
-    std::set<int64_t> layers;
-    std::set<std::tuple<int64_t, int64_t>> caches;           // layer, page size
-    std::set<std::tuple<int64_t, int64_t, int64_t>> masses;  // layer, page size, units
-    int64_t kept = 0;
-    for (const ReplayPoint& point : spec.points) {
-      if (point.trace != t) continue;
-      const ReplayShape shape = replay_shape(trace, point);
-      const auto selector = make_selector(point.method.selector, point.method.parameters);
-      const int64_t capacity = selector->list_capacity(trace.first_position, trace.last_position());
-      const auto n_layers = static_cast<double>(point.layers.size());
-      const auto mean_context = static_cast<double>((trace.first_position + trace.last_position()) / 2 + 1);
-      const auto per_token = static_cast<double>(4 * info.n_q_heads * info.head_dim);
-      const auto steps = static_cast<double>(trace.n_steps);
+    const ReplayShape shape = replay_shape(trace, any);
+    const auto selector = make_selector(any.method.selector, any.method.parameters);
+    const LayerReplayShape tensors = layer_replay_shape(trace, *selector, windows_of(pass));
+    const auto n_layers = static_cast<double>(any.layers.size());
+    const auto mean_context = static_cast<double>((trace.first_position + trace.last_position()) / 2 + 1);
+    const auto per_token = static_cast<double>(4 * info.n_q_heads * info.head_dim);
+    const auto steps = static_cast<double>(trace.n_steps);
 
-      if (plan.measure_fidelity) {
-        int64_t reference = 0;
-        for (const int64_t layer : point.layers) {
-          const LayerSizes sizes = sizes_of(backend, trace, layer, shape.page_size, shape.n_units);
-          reference = sizes.reference;
-          host_most = std::max(host_most, sizes.read + sizes.widened);
-          if (layers.insert(layer).second) {
-            kept += sizes.layer + sizes.reference;
-            total.seconds += steps * mean_context * per_token / rates.flops_per_second;
-            if (caches.insert({layer, 16}).second)
-              kept += sizes_of(backend, trace, layer, 16, shape.n_units).cache;
-          }
-          if (caches.insert({layer, shape.page_size}).second) kept += sizes.cache;
-          if (masses.insert({layer, shape.page_size, shape.n_units}).second) {
-            kept += sizes.mass;
-            total.seconds += steps * mean_context * per_token / 2 / rates.flops_per_second;
-          }
+    if (plan.measure_fidelity) {
+      for (const int64_t layer : any.layers) {
+        const LayerSizes sizes = sizes_of(backend, trace, layer, shape.page_size, shape.n_units);
+        host_most = std::max(host_most, sizes.read);
+        layer_most = std::max(layer_most, sizes.layer);
+        Kept& of_trace = kept[any.trace];
+        if (of_trace.layers.insert(layer).second) {
+          of_trace.bytes += sizes.layer + sizes.reference;
+          total.seconds += steps * mean_context * per_token / rates.flops_per_second;
+          if (of_trace.caches.insert({layer, 16}).second)
+            of_trace.bytes += sizes_of(backend, trace, layer, 16, shape.n_units).cache;
         }
-        const int64_t row = shape.window * info.n_q_heads * (info.head_dim + 1) * real +
-                            shape.n_units * ((info.n_tokens + shape.page_size - 1) / shape.page_size) * real +
-                            shape.n_units * capacity * 4 * static_cast<int64_t>(sizeof(int32_t));
-        const int64_t counts = trace.n_steps * shape.n_units * SelectionColumns::count(shape.window) *
-                               static_cast<int64_t>(sizeof(int32_t));
-        const int64_t outputs = (shape.window > 1 ? 2 : 1) * reference + counts;
-        backend_most = std::max(backend_most, std::min(steps_per_block(row), trace.n_steps) * row + outputs);
-        const auto attended =
-            static_cast<double>(std::min(capacity * shape.page_size, trace.last_position() + 1));
-        total.seconds += n_layers * steps * attended * per_token * static_cast<double>(shape.window) /
-                         rates.flops_per_second;
-        // Doubles while they are filled, floats in the file: six series per head, three per unit, five per
-        // step.
-        const int64_t values = trace.n_steps * static_cast<int64_t>(point.layers.size()) *
-                               (6 * info.n_q_heads + 3 * shape.n_units + 5);
-        series_most = std::max(series_most, values * 8 + values / 6 * 8);
-        total.output_bytes += values * 4;
+        if (of_trace.caches.insert({layer, shape.page_size}).second) of_trace.bytes += sizes.cache;
+        if (of_trace.masses.insert({layer, shape.page_size, shape.n_units}).second) {
+          of_trace.bytes += sizes.mass;
+          total.seconds += steps * mean_context * per_token / 2 / rates.flops_per_second;
+        }
+        kept_most = std::max(kept_most, of_trace.bytes);
       }
-      if (plan.measure_latency) {
+      backend_most = std::max(backend_most, tensors.bytes(backend));
+      const auto attended =
+          static_cast<double>(std::min(tensors.capacity * shape.page_size, trace.last_position() + 1));
+      total.seconds += n_layers * steps * attended * per_token * static_cast<double>(tensors.windows.back()) /
+                       rates.flops_per_second;
+      const auto n_points = static_cast<int64_t>(pass.size());
+      series_most = std::max(series_most, n_points * measured_bytes(shape));
+      total.output_bytes += n_points * measured_values(shape) * static_cast<int64_t>(sizeof(float));
+    }
+    if (plan.measure_latency) {
+      for (const ReplayPoint& point : pass) {
+        const int64_t window = retro_window(point.method.parameters);
         const auto measured = static_cast<double>(latency_steps(trace.n_steps).size() *
-                                                  static_cast<size_t>(plan.repeats + shape.window + 3));
+                                                  static_cast<size_t>(plan.repeats + window + 3));
         const double step_seconds =
             5 * rates.seconds_per_call +
-            static_cast<double>(plan.batch * capacity * shape.page_size * shape.window) * per_token /
+            static_cast<double>(plan.batch * tensors.capacity * shape.page_size * window) * per_token /
                 rates.flops_per_second;
         total.seconds += n_layers * measured * step_seconds;
-        for (const int64_t layer : point.layers) {
-          const LayerSizes sizes = sizes_of(backend, trace, layer, shape.page_size, shape.n_units);
-          backend_most = std::max(backend_most, plan.batch * (sizes.layer + sizes.cache));
-          host_most = std::max(host_most, plan.batch * sizes.read + sizes.widened);
-        }
+      }
+      for (const int64_t layer : any.layers) {
+        const LayerSizes sizes = sizes_of(backend, trace, layer, shape.page_size, shape.n_units);
+        backend_most = std::max(backend_most, plan.batch * (sizes.layer + sizes.cache));
+        host_most = std::max(host_most, plan.batch * sizes.read);
       }
     }
-    kept_most = std::max(kept_most, kept);
   }
-  kept_most = std::min(kept_most, residency_limit(backend));
+  // A layer that is brought while others fill the residency comes on top.
+  kept_most = std::min(kept_most, residency_limit(backend) + layer_most);
   const int64_t computing = kept_most + backend_most;
   total.host_bytes = host_most + series_most + (on_device ? 0 : computing);
   total.device_bytes = on_device ? computing : 0;

@@ -4,201 +4,118 @@
 #include <future>
 
 #include "methods/catalog.h"
+#include "replay/layer_replay.h"
 
 namespace hindsight {
 namespace {
 
-/// What metrics are told of a layer.
-struct LayerEvents {
-  SelectionEvent selection;
-  OutputEvent outputs;
+/// The metrics of a point, and where the errors of its window are among those of a pass.
+struct ObservedPoint {
+  std::vector<std::unique_ptr<Metric>> metrics;
+  size_t window = 0;
+
+  void observe(const SelectionEvent& selection, const std::vector<std::vector<float>>& errors) const {
+    const auto values = [&](size_t of_window, int64_t which) {
+      const std::span<const float> all = errors[of_window];
+      const size_t size = all.size() / FidelityErrors::count;
+      return all.subspan(static_cast<size_t>(which) * size, size);
+    };
+    const OutputEvent outputs{.layer = selection.layer,
+                              .rel_l2_first = values(0, FidelityErrors::rel_l2),
+                              .rel_l2_final = values(window, FidelityErrors::rel_l2),
+                              .cosine_final = values(window, FidelityErrors::cosine),
+                              .mass_recall_first = values(0, FidelityErrors::mass_recall),
+                              .mass_recall_final = values(window, FidelityErrors::mass_recall)};
+    for (const auto& metric : metrics) {
+      metric->on_selection(selection);
+      metric->on_outputs(outputs);
+    }
+  }
 };
 
-/// The replay of one layer. Tensors are made once and reused by every block.
-class LayerReplay {
- public:
-  LayerReplay(Backend& backend, Residency& residency, const ReplayTrace& trace, const ReplayPoint& point,
-              size_t layer)
-      : backend_(backend),
-        residency_(residency),
-        trace_(trace),
-        index_(static_cast<int64_t>(layer)),
-        selector_(make_selector(point.method.selector, point.method.parameters)),
-        policy_(selector_->unit_policy()),
-        window_(retro_window(point.method.parameters)),
-        layer_(residency.layer(point.layers[layer])),
-        cache_(residency.cache(point.layers[layer], selector_->page_size())),
-        mass_(residency.page_mass(point.layers[layer], selector_->page_size(), policy_.unit)),
-        reference_(residency.reference(point.layers[layer])) {
-    const int64_t units = layer_->units(policy_.unit), heads = layer_->n_q_heads, d = layer_->head_dim;
-    const int64_t pages = cache_->max_pages;
-    capacity_ = selector_->list_capacity(trace.first_position, trace.last_position());
-    const int64_t step_bytes = window_ * heads * (d + 1) * backend.real_bytes() +
-                               units * pages * backend.real_bytes() +
-                               units * capacity_ * 4 * static_cast<int64_t>(sizeof(int32_t));
-    block_steps_ = std::min(steps_per_block(step_bytes), trace.n_steps);
+/// Calls f(i) for i < n, each on a thread of its own.
+template <class F>
+auto on_threads(size_t n, const F& f) {
+  std::vector<std::future<decltype(f(size_t{0}))>> running;
+  for (size_t i = 0; i < n; ++i) running.push_back(std::async(std::launch::async, [f, i] { return f(i); }));
+  return running;
+}
 
-    // Row 0 of scores and counts is the last step of the block before: late ranks need pairs of steps.
-    scores_ = backend.make_tensor<float, 3>({block_steps_ + 1, units, pages});
-    lists_ = make_lists(block_steps_ + 1, units);
-    best_ = make_lists(block_steps_, units);
-    counts_ = backend.make_tensor<int32_t, 3>({trace.n_steps, units, SelectionColumns::count(window_)});
-    previous_ = backend.make_tensor<int32_t, 3>({block_steps_, units, capacity_});
-    partials_ = {backend.make_tensor<float, 4>({block_steps_, window_, heads, d}),
-                 backend.make_tensor<float, 3>({block_steps_, window_, heads})};
-    final_ = make_outputs(heads, d);
-    first_ = window_ > 1 ? make_outputs(heads, d) : final_;
-    last_loaded_ = backend.make_tensor<int32_t, 3>({1, units, pages});
-    fill(last_loaded_.data(), last_loaded_.size(), -1);
-    fill(lists_.count.data(), units, 0);  // before the first step nothing was loaded
+/// Metrics of all points of a pass. They are made, and take a layer in, on other threads, while the backend
+/// replays the next one.
+class Observation {
+ public:
+  Observation(const ReplayTrace& trace, std::span<const ReplayPoint> pass,
+              const std::vector<int64_t>& windows)
+      : points_(pass.size()) {
+    observed_ = std::async(std::launch::async, [this, &trace, pass, windows] {
+      for (auto& made : on_threads(pass.size(), [&](size_t i) {
+             const ReplayShape shape = replay_shape(trace, pass[i]);
+             points_[i].metrics = make_metrics(shape);
+             points_[i].window =
+                 static_cast<size_t>(std::ranges::find(windows, shape.window) - windows.begin());
+           }))
+        made.get();
+    });
   }
 
-  LayerEvents run() {
-    for (int64_t first = 0; first < trace_.n_steps; first += block_steps_)
-      run_block(first, std::min(block_steps_, trace_.n_steps - first));
-    LayerEvents events;
-    events.selection = {index_, backend_.to_host(counts_), counts_.shape[1], counts_.shape[2]};
-    Fidelity final = backend_.compare(final_, 0, reference_->out, reference_->lse);
-    Fidelity first = window_ > 1 ? backend_.compare(first_, 0, reference_->out, reference_->lse) : final;
-    events.outputs = {index_,
-                      std::move(first.rel_l2),
-                      std::move(final.rel_l2),
-                      std::move(final.cosine),
-                      std::move(first.mass_recall),
-                      std::move(final.mass_recall)};
-    return events;
+  /// Waits for the layer before and begins with this one.
+  void begin(LayerResults results) {
+    wait();
+    observed_ = std::async(std::launch::async, [this, results = std::move(results)] {
+      const SelectionEvent selection{results.layer, results.counts.get(), results.n_units, results.n_columns};
+      std::vector<std::vector<float>> errors;
+      for (const Download<float>& arriving : results.errors) errors.push_back(arriving.get());
+      for (auto& observed :
+           on_threads(points_.size(), [&](size_t i) { points_[i].observe(selection, errors); }))
+        observed.get();
+    });
+  }
+  void wait() {
+    if (observed_.valid()) observed_.get();
+  }
+
+  std::vector<Measurements> finish() {
+    wait();
+    std::vector<std::vector<std::future<Measurements>>> finished;
+    for (const ObservedPoint& point : points_)
+      finished.push_back(on_threads(point.metrics.size(), [&](size_t i) {
+        Measurements own;
+        point.metrics[i]->finish(own);
+        return own;
+      }));
+    std::vector<Measurements> measured(points_.size());
+    for (size_t i = 0; i < points_.size(); ++i)
+      for (auto& own : finished[i]) append(measured[i], own.get());
+    return measured;
   }
 
  private:
-  PageLists make_lists(int64_t rows, int64_t units) {
-    return {backend_.make_tensor<int32_t, 3>({rows, units, capacity_}),
-            backend_.make_tensor<int32_t, 2>({rows, units})};
-  }
-  void fill(int32_t* target, int64_t n, int32_t value) {
-    const std::vector<int32_t> values(static_cast<size_t>(n), value);
-    backend_.upload(target, values.data(), n * static_cast<int64_t>(sizeof(int32_t)));
-  }
-  Outputs make_outputs(int64_t heads, int64_t d) {
-    return {backend_.make_tensor<float, 3>({trace_.n_steps, heads, d}),
-            backend_.make_tensor<float, 2>({trace_.n_steps, heads})};
-  }
-  PageLists rows(const PageLists& lists, int64_t first, int64_t n) const {
-    return {backend_.rows_of(lists.pages, first, n), backend_.rows_of(lists.count, first, n)};
-  }
-
-  void run_block(int64_t first, int64_t n) {
-    const Block block = residency_.block(first, n, window_);
-    const SelectionInput input{backend_, *layer_, *cache_, block, backend_.rows_of(*mass_, first, n)};
-    const Tensor<float, 3> scores = backend_.rows_of(scores_, 1, n);
-    const PageLists lists = rows(lists_, 1, n);
-
-    selector_->score(input, scores);
-    selector_->select(input, scores, lists);
-    Tensor<int32_t, 3> previous = backend_.rows_of(previous_, 0, n);
-    backend_.note_loads(block, lists, last_loaded_, previous);
-    const Partials partials{backend_.rows_of(partials_.out, 0, n), backend_.rows_of(partials_.lse, 0, n)};
-    backend_.attend(*layer_, *cache_, block, policy_, lists, previous, window_, partials);
-    if (window_ > 1) backend_.merge(block, 1, partials, first_);
-    backend_.merge(block, window_, partials, final_);
-
-    std::vector<int32_t> k;
-    for (const BlockStep& step : block.steps)
-      k.push_back(static_cast<int32_t>(std::max<int64_t>(0, selector_->budget_pages(step.position))));
-    const PageLists best = rows(best_, 0, n);
-    backend_.select_top_k(*cache_, block, input.page_mass, k, Newest::competes, best);
-
-    backend_.count_selection(
-        *cache_, block,
-        {.units_per_kv_head = lists.count.shape[1] / layer_->n_kv_heads,
-         .loaded = lists,
-         .previous = previous,
-         .best = best,
-         .count_before = backend_.rows_of(lists_.count, 0, n),
-         .scores_before = selector_->has_scores() ? backend_.rows_of(scores_, 0, n) : Tensor<float, 3>{}},
-        window_, backend_.rows_of(counts_, first, n));
-    carry_last_row(n);
-  }
-
-  void carry_last_row(int64_t n) {
-    const auto carry = [&](auto& tensor, int64_t element) {
-      const int64_t row_bytes = tensor.size() / tensor.shape[0] * element;
-      backend_.copy(tensor.data(), backend_.rows_of(tensor, n, 1).data(), row_bytes);
-    };
-    carry(scores_, backend_.real_bytes());
-    carry(lists_.count, sizeof(int32_t));
-  }
-
-  Backend& backend_;
-  Residency& residency_;
-  const ReplayTrace& trace_;
-  int64_t index_;
-  std::unique_ptr<Selector> selector_;
-  UnitPolicy policy_;
-  int64_t window_;
-  std::shared_ptr<const Layer> layer_;
-  std::shared_ptr<const KvCache> cache_;
-  std::shared_ptr<const Tensor<float, 3>> mass_;
-  std::shared_ptr<const Reference> reference_;
-
-  int64_t capacity_ = 0, block_steps_ = 0;
-  Tensor<float, 3> scores_;
-  PageLists lists_, best_;
-  Tensor<int32_t, 3> counts_, previous_, last_loaded_;
-  Partials partials_;
-  Outputs first_, final_;
+  std::vector<ObservedPoint> points_;
+  std::future<void> observed_;  ///< what it works on outlives it
 };
 
 }  // namespace
 
-ReplayShape replay_shape(const ReplayTrace& trace, const ReplayPoint& point) {
-  const auto selector = make_selector(point.method.selector, point.method.parameters);
-  ReplayShape shape;
-  shape.n_steps = trace.n_steps;
-  shape.first_position = trace.first_position;
-  shape.layers = point.layers;
-  shape.n_q_heads = trace.info.n_q_heads;
-  shape.n_kv_heads = trace.info.n_kv_heads;
-  shape.n_units =
-      selector->unit_policy().unit == Unit::per_kv_head ? trace.info.n_kv_heads : trace.info.n_q_heads;
-  shape.head_dim = trace.info.head_dim;
-  shape.page_size = selector->page_size();
-  shape.window = retro_window(point.method.parameters);
-  for (const int64_t layer : point.layers) shape.element_bytes.push_back(size_of(trace.dtype_of(layer)));
-  shape.metadata_elements_per_page = selector->metadata_elements_per_page(trace.info.head_dim);
-  shape.has_scores = selector->has_scores();
-  return shape;
-}
-
-Measurements replay_fidelity(Backend& backend, Residency& residency, const ReplayTrace& trace,
-                             const ReplayPoint& point, const std::function<void()>& layer_done) {
-  // Metrics are made, and take a layer in, while the backend replays the next one.
-  std::vector<std::unique_ptr<Metric>> metrics;
-  std::future<void> observed =
-      std::async(std::launch::async, [&] { metrics = make_metrics(replay_shape(trace, point)); });
-  for (size_t layer = 0; layer < point.layers.size(); ++layer) {
-    LayerReplay replay(backend, residency, trace, point, layer);
-    if (layer + 1 < point.layers.size()) residency.read_ahead(point.layers[layer + 1]);
-    LayerEvents events = replay.run();
-    observed.get();
-    observed = std::async(std::launch::async, [&metrics, events = std::move(events)] {
-      for (const auto& metric : metrics) {
-        metric->on_selection(events.selection);
-        metric->on_outputs(events.outputs);
-      }
-    });
-    layer_done();
+std::vector<Measurements> replay_fidelity(Backend& backend, Residency& residency, const ReplayTrace& trace,
+                                          std::span<const ReplayPoint> pass,
+                                          const std::function<void()>& layer_done) {
+  const ReplayPoint& any = pass.front();
+  const std::vector<int64_t> windows = windows_of(pass);
+  Observation observation(trace, pass, windows);
+  LayerReplay replay(backend, residency, trace, any, windows);
+  for (size_t layer = 0; layer < any.layers.size(); ++layer) {
+    const LayerReplay::Parts parts = replay.parts_of(any.layers[layer]);
+    if (layer + 1 < any.layers.size()) residency.read_ahead(any.layers[layer + 1]);
+    // The backend has this layer to do while the one before is observed.
+    LayerResults results = replay.enqueue(parts, static_cast<int64_t>(layer));
+    observation.wait();
+    if (layer > 0) layer_done();
+    observation.begin(std::move(results));
   }
-  observed.get();
-  std::vector<std::future<Measurements>> finished;
-  for (const auto& metric : metrics)
-    finished.push_back(std::async(std::launch::async, [&metric] {
-      Measurements own;
-      metric->finish(own);
-      return own;
-    }));
-  Measurements measurements;
-  for (auto& own : finished) append(measurements, own.get());
-  return measurements;
+  observation.wait();
+  layer_done();
+  return observation.finish();
 }
 
 }  // namespace hindsight

@@ -19,9 +19,9 @@ void BoundedCache::insert(const std::string& key, std::shared_ptr<const void> va
 }
 
 int64_t steps_per_block(int64_t bytes_per_step, int64_t most) {
-  constexpr int64_t block_bytes = 64 << 20, tile = 16;
+  constexpr int64_t block_bytes = 128 << 20;
   const int64_t steps = std::clamp<int64_t>(block_bytes / std::max<int64_t>(1, bytes_per_step), 1, most);
-  return steps < tile ? steps : steps - steps % tile;
+  return steps < tile_steps ? steps : steps - steps % tile_steps;
 }
 
 namespace {
@@ -40,16 +40,11 @@ std::string reference_key(int64_t layer) { return fmt::format("reference {}", la
 
 Residency::Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes)
     : Residency(backend, trace, limit_bytes, [this](int64_t layer) {
-        LayerTensors tensors;
-        if (ahead_.tensors.valid() && ahead_.layer == layer) {
-          tensors = ahead_.tensors.get();
-        } else {
-          if (ahead_.tensors.valid()) ahead_.tensors.wait();  // one reads at a time
-          tensors = reader_->read_layer(layer);
-        }
-        return std::shared_ptr<const Layer>(backend_.load_layer({&tensors, 1}));
+        if (ahead_.loaded.valid() && ahead_.layer == layer) return ahead_.loaded.get();
+        if (ahead_.loaded.valid()) ahead_.loaded.wait();  // one reads at a time
+        return load(layer);
       }) {
-  reader_ = std::make_shared<TraceReader>(trace.file);
+  reader_ = std::make_unique<TraceReader>(trace.file);
 }
 
 Residency::Residency(Backend& backend, const ReplayTrace& trace, int64_t limit_bytes, LayerSource source)
@@ -71,10 +66,14 @@ Block Residency::block(int64_t first_step, int64_t n, int64_t window) {
 }
 
 void Residency::read_ahead(int64_t layer) {
-  if (!reader_ || kept_.has(layer_key(layer)) || ahead_.tensors.valid()) return;
+  if (!reader_ || kept_.has(layer_key(layer)) || ahead_.loaded.valid()) return;
   ahead_.layer = layer;
-  ahead_.tensors =
-      std::async(std::launch::async, [reader = reader_, layer] { return reader->read_layer(layer); });
+  ahead_.loaded = std::async(std::launch::async, [this, layer] { return load(layer); });
+}
+
+std::shared_ptr<const Layer> Residency::load(int64_t layer) {
+  const LayerTensors tensors = reader_->read_layer(layer);
+  return backend_.load_layer({&tensors, 1});
 }
 
 std::shared_ptr<const Layer> Residency::layer(int64_t layer) {

@@ -67,9 +67,9 @@ class Residency {
   Residency& operator=(const Residency&) = delete;
 
   std::shared_ptr<const Layer> layer(int64_t layer);
-  /// Begins to read a layer from the file, so that it is at hand when it is asked for; nothing to do where it
-  /// is, or where layers come from elsewhere. What goes wrong is thrown by layer(). Until that is called
-  /// nobody else may use HDF5.
+  /// Begins to bring a layer from the file to the backend, on another thread, so that it is there when it is
+  /// asked for; nothing to do where it is, or where layers come from elsewhere. What goes wrong is thrown by
+  /// layer(). Until that is called nobody else may use HDF5.
   void read_ahead(int64_t layer);
   /// With all tokens up to the last replayed position appended.
   std::shared_ptr<const KvCache> cache(int64_t layer, int64_t page_size);
@@ -81,6 +81,7 @@ class Residency {
   Block block(int64_t first_step, int64_t n, int64_t window);
 
  private:
+  std::shared_ptr<const Layer> load(int64_t layer);
   Reference make_reference(const Layer& layer);
   std::shared_ptr<const Reference> keep_reference(
       int64_t layer, const std::function<std::shared_ptr<const Reference>()>& make);
@@ -90,18 +91,21 @@ class Residency {
   Backend& backend_;
   const ReplayTrace& trace_;
   LayerSource source_;
-  std::shared_ptr<TraceReader> reader_;  ///< null where layers come from elsewhere
+  std::unique_ptr<TraceReader> reader_;  ///< null where layers come from elsewhere
   struct {
     int64_t layer = -1;
-    std::future<LayerTensors> tensors;
-  } ahead_;
+    std::future<std::shared_ptr<const Layer>> loaded;
+  } ahead_;  ///< before the reader goes, it is waited for
   BoundedCache kept_;
   std::map<int64_t, Block> blocks_;  ///< all steps, by window
 };
 
+/// Backends take a block in tiles of so many steps.
+constexpr int64_t tile_steps = 16;
+
 /// Steps that one call of a primitive takes, so that its tensors stay small: at most `most`, at least 1.
-/// Whole tiles of 16 where there are so many: where a backend cuts a block, and with it how sums are rounded,
-/// does not depend on the window or the budget.
+/// Whole tiles where there are so many: where a backend cuts a block, and with it how sums are rounded, does
+/// not depend on the budget.
 int64_t steps_per_block(int64_t bytes_per_step, int64_t most = 256);
 
 }  // namespace hindsight

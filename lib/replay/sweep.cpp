@@ -58,38 +58,41 @@ Protocol protocol_of(const SweepPlan& plan, const Backend& backend) {
 void run_sweep(const SweepPlan& plan, const ReplaySpec& spec, Backend& backend, ResultWriter& writer,
                SweepObserver& observer) {
   std::vector<std::string> order;
-  double total = 0, done = 0;
-  const auto work = [&](const ReplayPoint& point) {
-    return static_cast<double>(point.layers.size()) * (plan.measure_fidelity + plan.measure_latency);
-  };
-  for (const ReplayPoint& point : spec.points) {
-    order.push_back(point.id);
-    if (!writer.has(point.id)) total += work(point);
-  }
+  for (const ReplayPoint& point : spec.points) order.push_back(point.id);
   writer.set_order(order);
+  const std::vector<ReplayPass> passes =
+      passes_of(spec, [&](const ReplayPoint& point) { return !writer.has(point.id); });
+  double total = 0, done = 0;
+  for (const ReplayPass& pass : passes)
+    total += static_cast<double>(pass.size() * pass.front().layers.size()) *
+             (plan.measure_fidelity + plan.measure_latency);
 
   std::unique_ptr<Residency> residency;
   size_t resident_trace = spec.traces.size();
-  for (const ReplayPoint& point : spec.points) {
-    if (writer.has(point.id)) continue;
-    const ReplayTrace& trace = spec.traces[point.trace];
-    if (resident_trace != point.trace) {
+  for (const ReplayPass& pass : passes) {
+    const ReplayTrace& trace = spec.traces[pass.front().trace];
+    if (resident_trace != pass.front().trace) {
       residency.reset();
       residency = std::make_unique<Residency>(backend, trace, residency_limit(backend));
-      resident_trace = point.trace;
+      resident_trace = pass.front().trace;
     }
-    observer.on_progress(done, total, point.method.name);
-    const auto layer_done = [&] {
-      done += 1;
+    const auto layer_done_of = [&](const ReplayPoint& point, size_t points) {
       observer.on_progress(done, total, point.method.name);
-      observer.check_interrupt();
+      return [&, points] {
+        done += static_cast<double>(points);
+        observer.on_progress(done, total, point.method.name);
+        observer.check_interrupt();
+      };
     };
-    Measurements measured;
+    std::vector<Measurements> measured(pass.size());
     if (plan.measure_fidelity)
-      append(measured, replay_fidelity(backend, *residency, trace, point, layer_done));
-    if (plan.measure_latency)
-      append(measured, replay_latency(backend, spec, point, {plan.repeats, plan.batch}, layer_done));
-    writer.add(as_result(plan, trace, point, protocol_of(plan, backend), std::move(measured)));
+      measured = replay_fidelity(backend, *residency, trace, pass, layer_done_of(pass.front(), pass.size()));
+    for (size_t i = 0; i < pass.size(); ++i) {
+      if (plan.measure_latency)
+        append(measured[i],
+               replay_latency(backend, spec, pass[i], {plan.repeats, plan.batch}, layer_done_of(pass[i], 1)));
+      writer.add(as_result(plan, trace, pass[i], protocol_of(plan, backend), std::move(measured[i])));
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// The sweep: every point, one after the other; each is durable when it is done.
+// The sweep: pass by pass, the points of one and the same replay after one another; each is durable when it
+// is done.
 
 #include "core/sweep_observer.h"
 #include "replay/estimate.h"

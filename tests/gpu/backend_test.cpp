@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <future>
+
 #include "core/error.h"
 #include "support/gpu_test.h"
 #include "support/primitive_case.h"
@@ -69,19 +71,69 @@ TEST_F(GpuBackend, ComparesWithAReference) {
   std::fill_n(out.begin() + ((first_row + 1) * heads + 1) * d, d, 0.0f);       // an output of 0 ...
   lse[(first_row + 1) * heads + 1] = -std::numeric_limits<float>::infinity();  // ... that attended to nothing
   const auto run = [&](Backend& backend) {
-    return backend.compare(
-        {uploaded<3>(backend, {rows, heads, d}, out), uploaded<2>(backend, {rows, heads}, lse)}, first_row,
-        uploaded<3>(backend, {n, heads, d}, reference), uploaded<2>(backend, {n, heads}, reference_lse));
+    const auto errors = backend.make_tensor<float, 3>({FidelityErrors::count, n, heads});
+    backend.compare({uploaded<3>(backend, {rows, heads, d}, out), uploaded<2>(backend, {rows, heads}, lse)},
+                    first_row, uploaded<3>(backend, {n, heads, d}, reference),
+                    uploaded<2>(backend, {n, heads}, reference_lse), errors);
+    return backend.to_host(errors);
   };
-  Fidelity actual = run(*cuda_), expected = run(*oracle_);
-  for (auto* values : {&actual.rel_l2, &actual.cosine}) {
-    EXPECT_TRUE(std::isnan((*values)[2]));
-    (*values)[2] = 0;
+  std::vector<float> actual = run(*cuda_), expected = run(*oracle_);
+  for (const int64_t which : {FidelityErrors::rel_l2, FidelityErrors::cosine}) {
+    const auto at = static_cast<size_t>(which * n * heads + 2);
+    EXPECT_TRUE(std::isnan(actual[at]));
+    EXPECT_TRUE(std::isnan(expected[at]));
+    actual[at] = expected[at] = 0;
   }
-  expected.rel_l2[2] = expected.cosine[2] = 0;
-  expect_close("rel_l2", actual.rel_l2, expected.rel_l2, attention_tolerance);
-  expect_close("cosine", actual.cosine, expected.cosine, attention_tolerance);
-  expect_close("recall", actual.mass_recall, expected.mass_recall, attention_tolerance);
+  expect_close("errors", actual, expected, attention_tolerance);
+}
+
+// The tensor is written again, and its memory given away, before anybody waits.
+TEST_F(GpuBackend, DownloadsBegunEarlierHaveWhatWasThereThen) {
+  constexpr int64_t size = 3'000'001;
+  std::vector<Download<int32_t>> downloads;
+  for (int32_t value = 0; value < 20; ++value) {
+    const auto tensor = filled<1>(*cuda_, {size}, value);
+    downloads.push_back(cuda_->begin_to_host(tensor));
+    const auto other = filled<1>(*cuda_, {size}, -1);
+    cuda_->copy(tensor.data(), other.data(), size * 4);
+  }
+  for (int32_t value = 19; value >= 0; --value) {
+    const std::vector<int32_t> arrived = downloads[static_cast<size_t>(value)].get();
+    ASSERT_EQ(std::count(arrived.begin(), arrived.end(), value), size) << value;
+  }
+}
+
+TEST_F(GpuBackend, DownloadsMayBeWaitedForElsewhere) {
+  const auto tensor = filled<1>(*cuda_, {100'000}, 7);
+  Download<int32_t> begun = cuda_->begin_to_host(tensor);
+  const auto arrived =
+      std::async(std::launch::async, [begun = std::move(begun)] { return begun.get(); }).get();
+  EXPECT_EQ(arrived, std::vector<int32_t>(100'000, 7));
+}
+
+// Another thread brings layers while this one computes: each must arrive whole, and memory that was freed
+// here must not be written there before it may be.
+TEST_F(GpuBackend, LayersArriveBesideWork) {
+  const LayerTensors tensors = random_layer({.n_tokens = 5000, .prompt_tokens = 4900, .head_dim = 64});
+  constexpr int64_t page_size = 16;
+  const auto scores_of = [&](const Layer& layer) {
+    const auto cache = cuda_->make_cache(layer, page_size);
+    const TokenRange all{0, 0, tensors.n_tokens};
+    cuda_->append(*cache, layer, {&all, 1});
+    std::vector<BlockStep> steps;
+    for (int32_t i = 0; i < 100; ++i) steps.push_back({0, 4900 + i, i, 1});
+    const auto scores = cuda_->make_tensor<float, 3>({100, layer.n_kv_heads, cache->max_pages});
+    cuda_->score_pages(layer, *cache, cuda_->make_block(steps), {}, false, scores);
+    return cuda_->begin_to_host(scores);
+  };
+  const std::vector<float> expected = scores_of(*cuda_->load_layer({&tensors, 1})).get();
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    auto next = std::async(std::launch::async, [&] { return cuda_->load_layer({&tensors, 1}); });
+    const auto busy = filled<1>(*cuda_, {1'000'000 * (repeat % 5 + 1)}, repeat);
+    const Download<int32_t> kept = cuda_->begin_to_host(busy);
+    ASSERT_EQ(scores_of(*next.get()).get(), expected);
+    for (const int32_t value : kept.get()) ASSERT_EQ(value, repeat);
+  }
 }
 
 TEST_F(GpuBackend, StopwatchTimesThePieces) {

@@ -1,6 +1,8 @@
 #pragma once
 // Replays of small traces through the whole of lib/replay, without result files.
 
+#include <gtest/gtest.h>
+
 #include "backend/backend.h"
 #include "replay/estimate.h"
 #include "replay/fidelity.h"
@@ -20,11 +22,15 @@ class ReplayCase {
     plan_.steps = steps;
   }
 
-  Measurements measure(const MethodPoint& point) {
-    plan_.points = {point};
+  Measurements measure(const MethodPoint& point) { return std::move(measure(std::vector{point}).front()); }
+  /// Points that are one pass.
+  std::vector<Measurements> measure(const std::vector<MethodPoint>& points) {
+    plan_.points = points;
     spec_ = resolve(plan_, backend_);
+    const std::vector<ReplayPass> passes = passes_of(spec_, [](const ReplayPoint&) { return true; });
+    EXPECT_EQ(passes.size(), 1u) << "the points differ in more than their window";
     Residency residency(backend_, spec_.traces[0], residency_limit_);
-    return replay_fidelity(backend_, residency, spec_.traces[0], spec_.points[0], [] {});
+    return replay_fidelity(backend_, residency, spec_.traces[0], passes.at(0), [] {});
   }
   /// Nothing stays resident: every layer, cache and reference is made again when it is needed.
   void keep_nothing() { residency_limit_ = 0; }

@@ -14,6 +14,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/attend.h"
+#include "backend/cpu/compare.h"
 #include "backend/cpu/dense.h"
 #include "backend/cpu/scores.h"
 #include "backend/cpu/selection.h"
@@ -61,26 +62,25 @@ class SteadyStopwatch final : public Stopwatch {
   std::vector<std::chrono::steady_clock::time_point> marks_;
 };
 
-/// Widens values of the storage type to Real, in the order that they are stored in.
-template <class Real>
-std::vector<Real> widen(DType dtype, const std::vector<std::byte>& stored) {
-  std::vector<Real> values(stored.size() / static_cast<size_t>(size_of(dtype)));
-  if constexpr (std::is_same_v<Real, float>)
-    to_float(dtype, stored, values);
-  else
-    to_double(dtype, stored, values);
-  return values;
+/// Widens values of the storage type to Real.
+void widen(DType dtype, std::span<const std::byte> stored, std::span<float> values) {
+  to_float(dtype, stored, values);
+}
+void widen(DType dtype, std::span<const std::byte> stored, std::span<double> values) {
+  to_double(dtype, stored, values);
 }
 
 /// Widens [rows, heads, d] in the storage type to Real by head, [heads][rows][d].
 template <class Real>
-HeadMajor<Real> by_head(DType dtype, const std::vector<std::byte>& stored, int64_t tokens, int64_t heads,
+HeadMajor<Real> by_head(DType dtype, std::span<const std::byte> stored, int64_t tokens, int64_t heads,
                         int64_t d) {
-  const std::vector<Real> values = widen<Real>(dtype, stored);
   HeadMajor<Real> result(heads, tokens, d);
+  const auto row_bytes = static_cast<size_t>(d * size_of(dtype));
   for (int64_t token = 0; token < tokens; ++token)
-    for (int64_t head = 0; head < heads; ++head)
-      std::copy_n(values.data() + (token * heads + head) * d, d, result.at(head, token));
+    for (int64_t head = 0; head < heads; ++head) {
+      widen(dtype, stored.first(row_bytes), std::span(result.at(head, token), static_cast<size_t>(d)));
+      stored = stored.subspan(row_bytes);
+    }
   return result;
 }
 
@@ -123,10 +123,12 @@ class CpuBackend final : public Backend {
     for (const LayerTensors& tensors : batch) {
       layer->n_tokens.push_back(tensors.n_tokens);
       layer->q_start.push_back(tensors.q_start);
+      std::vector<Real> q(tensors.q.size() / static_cast<size_t>(size_of(tensors.dtype)));
+      widen(tensors.dtype, tensors.q, q);
       layer->sequences.push_back(
           {by_head<Real>(tensors.dtype, tensors.k, tensors.n_tokens, tensors.n_kv_heads, tensors.head_dim),
            by_head<Real>(tensors.dtype, tensors.v, tensors.n_tokens, tensors.n_kv_heads, tensors.head_dim),
-           widen<Real>(tensors.dtype, tensors.q)});
+           std::move(q)});
     }
     return layer;
   }
@@ -260,39 +262,10 @@ class CpuBackend final : public Backend {
                          window, counts.view());
   }
 
-  Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
-                   Tensor<float, 2> reference_lse) override {
-    const auto out = reals<Real>(outputs.out);
-    const auto lse = reals<Real>(outputs.lse);
-    const auto ref = reals<Real>(reference_out);
-    const auto ref_lse = reals<Real>(reference_lse);
-    const int64_t n = ref.shape[0], heads = ref.shape[1], d = ref.shape[2];
-    Fidelity result;
-    for (auto* values : {&result.rel_l2, &result.cosine, &result.mass_recall})
-      values->resize(static_cast<size_t>(n * heads));
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t head = 0; head < heads; ++head) {
-        double difference = 0, reference = 0, own = 0, dot = 0;
-        for (int64_t c = 0; c < d; ++c) {
-          const double a = out(first_row + i, head, c), b = ref(i, head, c);
-          difference += (a - b) * (a - b);
-          reference += b * b;
-          own += a * a;
-          dot += a * b;
-        }
-        const size_t at = static_cast<size_t>(i * heads + head);
-        const float undefined = std::numeric_limits<float>::quiet_NaN();
-        result.rel_l2[at] = reference > 0 ? static_cast<float>(std::sqrt(difference / reference)) : undefined;
-        // An output of zero (nothing attended) has no direction: its cosine is 0, as far from the reference
-        // as unrelated ones.
-        const double norms = std::sqrt(own * reference);
-        result.cosine[at] = reference > 0 ? static_cast<float>(norms > 0 ? dot / norms : 0) : undefined;
-        const double shown = std::exp(static_cast<double>(lse(first_row + i, head)) - ref_lse(i, head));
-        result.mass_recall[at] = static_cast<float>(std::min(1.0, shown));
-      }
-    }
-    return result;
+  void compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+               Tensor<float, 2> reference_lse, Tensor<float, 3> errors) override {
+    cpu::compare(reals<Real>(outputs.out), reals<Real>(outputs.lse), first_row, reals<Real>(reference_out),
+                 reals<Real>(reference_lse), reals<Real>(errors));
   }
 };
 

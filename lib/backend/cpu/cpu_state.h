@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "backend/backend.h"
@@ -45,18 +46,26 @@ constexpr Real minus_infinity() {
   return -std::numeric_limits<Real>::infinity();
 }
 
-/// Keys or values of a sequence by head: [Hkv][T][d].
+/// Keys or values of a sequence by head: [Hkv][T][d]. Uninitialised: large memory is touched first by the
+/// threads that fill it.
 template <class Real>
-struct HeadMajor {
-  int64_t n_tokens = 0, head_dim = 0;
-  std::vector<Real> values;
+class HeadMajor {
+ public:
   HeadMajor() = default;
   HeadMajor(int64_t heads, int64_t tokens, int64_t d)
-      : n_tokens(tokens), head_dim(d), values(static_cast<size_t>(heads * tokens * d)) {}
-  Real* at(int64_t head, int64_t token) { return values.data() + (head * n_tokens + token) * head_dim; }
+      : n_tokens_(tokens),
+        head_dim_(d),
+        size_(heads * tokens * d),
+        values_(std::make_unique_for_overwrite<Real[]>(static_cast<size_t>(size_))) {}
+  Real* at(int64_t head, int64_t token) { return values_.get() + (head * n_tokens_ + token) * head_dim_; }
   const Real* at(int64_t head, int64_t token) const {
-    return values.data() + (head * n_tokens + token) * head_dim;
+    return values_.get() + (head * n_tokens_ + token) * head_dim_;
   }
+  int64_t size() const { return size_; }
+
+ private:
+  int64_t n_tokens_ = 0, head_dim_ = 0, size_ = 0;
+  std::unique_ptr<Real[]> values_;
 };
 
 template <class Real>
@@ -70,7 +79,7 @@ struct CpuLayer final : Layer {
   int64_t bytes() const override {
     int64_t elements = 0;
     for (const Sequence& s : sequences)
-      elements += static_cast<int64_t>(s.k.values.size() + s.v.values.size() + s.q.size());
+      elements += s.k.size() + s.v.size() + static_cast<int64_t>(s.q.size());
     return elements * static_cast<int64_t>(sizeof(Real));
   }
   /// Query of a head at a position: d elements; the G heads of a KV head follow one another.
@@ -90,13 +99,12 @@ struct CpuCache final : KvCache {
 
   int64_t summary_bytes() const override {
     int64_t elements = 0;
-    for (const Sequence& s : sequences) elements += static_cast<int64_t>(s.summaries.values.size());
+    for (const Sequence& s : sequences) elements += s.summaries.size();
     return elements * static_cast<int64_t>(sizeof(Real));
   }
   int64_t bytes() const override {
     int64_t elements = 0;
-    for (const Sequence& s : sequences)
-      elements += static_cast<int64_t>(s.k.values.size() + s.v.values.size() + s.summaries.values.size());
+    for (const Sequence& s : sequences) elements += s.k.size() + s.v.size() + s.summaries.size();
     return elements * static_cast<int64_t>(sizeof(Real));
   }
 };

@@ -7,9 +7,10 @@
 
 namespace hindsight::cpu {
 
-/// Tiles whose logits (rows x G x tokens) stay in the cache, or single rows where they cannot.
+/// Tiles whose logits (rows x G x tokens) stay in the cache, or single rows where they cannot. Every tile's
+/// products pack the keys and the values: the larger ones the better.
 inline std::vector<RowTile> dense_tiles(const Block& block, int64_t group) {
-  constexpr int64_t tile_logits = 1 << 19;
+  constexpr int64_t tile_logits = 1 << 20;
   return row_tiles(block, block.size(), [&](int64_t rows, int64_t position) {
     return rows * group * (position + 1) <= tile_logits;
   });

@@ -95,7 +95,10 @@ void require_readable(const Layer& layer, const KvCache& cache, const Block& blo
 
 CudaBackend::CudaBackend(int index)
     : device_(std::make_shared<Device>(index)),
-      staging_(device_),
+      staging_(device_, device_->stream()),
+      layer_stream_(*device_),
+      layer_staging_(device_, layer_stream_.get()),
+      landings_(std::make_shared<Landings>(device_)),
       workspace_(device_),
       arguments_(device_),
       arrived_(device_, kernels::kStreamProblems * static_cast<int64_t>(sizeof(int32_t))) {
@@ -151,6 +154,10 @@ void CudaBackend::download(void* target, const void* source, int64_t bytes) {
   staging_.download(target, source, bytes);
 }
 
+std::unique_ptr<Transfer> CudaBackend::begin_download(const void* source, int64_t bytes) {
+  return landings_->begin(source, bytes);
+}
+
 void CudaBackend::copy(void* target, const void* source, int64_t bytes) {
   if (bytes == 0 || !device_->enqueues()) return;
   device_->use();
@@ -175,7 +182,9 @@ std::unique_ptr<Recording> CudaBackend::record(const std::function<void()>& set_
 }
 
 std::unique_ptr<Layer> CudaBackend::load_layer(std::span<const LayerTensors> batch) {
-  return std::make_unique<CudaLayer>(device_, staging_, batch);
+  auto layer = std::make_unique<CudaLayer>(device_, layer_staging_, batch);
+  layer_stream_.synchronize();
+  return layer;
 }
 
 std::unique_ptr<KvCache> CudaBackend::make_cache(const Layer& layer, int64_t page_size) {
@@ -555,31 +564,25 @@ bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& b
   return true;
 }
 
-Fidelity CudaBackend::compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
-                              Tensor<float, 2> reference_lse) {
+void CudaBackend::compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+                          Tensor<float, 2> reference_lse, Tensor<float, 3> errors) {
   const nvtx3::scoped_range range_name{"compare"};
   const int64_t heads = outputs.out.shape[1], d = outputs.out.shape[2];
-  const int64_t rows = reference_out.shape[0] * heads;
-  const int64_t bytes = rows * static_cast<int64_t>(sizeof(float));
-  auto* const errors = static_cast<float*>(workspace_.at_least(3 * bytes));
+  require(errors.shape == std::array{FidelityErrors::count, reference_out.shape[0], heads},
+          "errors have another shape than the outputs ask for");
+  const auto of = [&](int64_t which) { return errors.data() + which * reference_lse.size(); };
   device_->use();
   if (device_->enqueues())
     cuda_check(kernels::compare({.out = outputs.out.data() + first_row * heads * d,
                                  .lse = outputs.lse.data() + first_row * heads,
                                  .reference_out = reference_out.data(),
                                  .reference_lse = reference_lse.data(),
-                                 .rows = rows,
+                                 .rows = reference_lse.size(),
                                  .head_dim = int32(d),
-                                 .rel_l2 = errors,
-                                 .cosine = errors + rows,
-                                 .recall = errors + 2 * rows},
+                                 .rel_l2 = of(FidelityErrors::rel_l2),
+                                 .cosine = of(FidelityErrors::cosine),
+                                 .recall = of(FidelityErrors::mass_recall)},
                                 device_->stream()));
-  const auto size = static_cast<size_t>(rows);
-  Fidelity fidelity{std::vector<float>(size), std::vector<float>(size), std::vector<float>(size)};
-  download(fidelity.rel_l2.data(), errors, bytes);
-  download(fidelity.cosine.data(), errors + rows, bytes);
-  download(fidelity.mass_recall.data(), errors + 2 * rows, bytes);
-  return fidelity;
 }
 
 void CudaBackend::count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets,

@@ -1,6 +1,6 @@
 #pragma once
 // The CUDA backend: turns tensors and blocks into the parameters of kernels/kernels.h, and enqueues on one
-// stream.
+// stream. Layers are uploaded on another.
 
 #include <array>
 #include <map>
@@ -9,6 +9,7 @@
 #include "backend/backend.h"
 #include "backend/cuda/cuda_model_primitives.h"
 #include "backend/cuda/device.h"
+#include "backend/cuda/landings.h"
 #include "backend/cuda/recording.h"
 #include "backend/cuda/staging.h"
 
@@ -28,6 +29,7 @@ class CudaBackend final : public Backend {
   std::shared_ptr<Storage> allocate(int64_t bytes) override;
   void upload(void* target, const void* source, int64_t bytes) override;
   void download(void* target, const void* source, int64_t bytes) override;
+  std::unique_ptr<Transfer> begin_download(const void* source, int64_t bytes) override;
   void copy(void* target, const void* source, int64_t bytes) override;
   std::unique_ptr<Stopwatch> make_stopwatch() override;
   std::unique_ptr<Recording> record(const std::function<void()>& set_up,
@@ -64,8 +66,8 @@ class CudaBackend final : public Backend {
               Partials partials) override;
   void merge(const Block& block, int64_t window, const Partials& partials, Outputs outputs) override;
   bool decode_step(KvCache& cache, const Layer& layer, const Block& block, const BoundStep& step) override;
-  Fidelity compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
-                   Tensor<float, 2> reference_lse) override;
+  void compare(const Outputs& outputs, int64_t first_row, Tensor<float, 3> reference_out,
+               Tensor<float, 2> reference_lse, Tensor<float, 3> errors) override;
   void count_selection(const KvCache& cache, const Block& block, const SelectionSets& sets, int64_t window,
                        Tensor<int32_t, 3> counts) override;
 
@@ -78,6 +80,9 @@ class CudaBackend final : public Backend {
 
   std::shared_ptr<Device> device_;
   Staging staging_;
+  Stream layer_stream_;    ///< of load_layer: layers come while others are computed with
+  Staging layer_staging_;  ///< used by load_layer alone
+  std::shared_ptr<Landings> landings_;
   Scratch workspace_;     ///< of kernels: partial results of splits, errors
   SentArrays arguments_;  ///< small arrays from the host that primitives read
   DeviceMemory arrived_;  ///< counters of split launches, zeros between them

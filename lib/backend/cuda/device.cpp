@@ -47,17 +47,17 @@ void Device::synchronize() const {
   cuda_check(cudaStreamSynchronize(stream_));
 }
 
-void* Device::allocate(int64_t bytes) {
+void* Device::allocate(int64_t bytes, cudaStream_t stream) {
   if (bytes == 0) return nullptr;
   use();
   void* data = nullptr;
-  cudaError_t status = cudaMallocFromPoolAsync(&data, static_cast<size_t>(bytes), pool_, stream_);
+  cudaError_t status = cudaMallocFromPoolAsync(&data, static_cast<size_t>(bytes), pool_, stream);
   if (status == cudaErrorMemoryAllocation) {
-    // What the pool keeps may be in pieces that are too small.
+    // What the pool keeps may be in pieces that are too small, or wait for the work before it was freed.
     cudaGetLastError();
     synchronize();
     cuda_check(cudaMemPoolTrimTo(pool_, 0));
-    status = cudaMallocFromPoolAsync(&data, static_cast<size_t>(bytes), pool_, stream_);
+    status = cudaMallocFromPoolAsync(&data, static_cast<size_t>(bytes), pool_, stream);
   }
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
@@ -85,8 +85,20 @@ int64_t Device::available_bytes() const {
   return static_cast<int64_t>(free_bytes + reserved - used);
 }
 
+Stream::Stream(const Device& device) {
+  device.use();
+  cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+}
+Stream::~Stream() {
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+void Stream::synchronize() const { cuda_check(cudaStreamSynchronize(stream_)); }
+
 DeviceMemory::DeviceMemory(std::shared_ptr<Device> device, int64_t bytes)
-    : device_(std::move(device)), bytes_(bytes), data_(device_->allocate(bytes)) {}
+    : DeviceMemory(device, bytes, device->stream()) {}
+DeviceMemory::DeviceMemory(std::shared_ptr<Device> device, int64_t bytes, cudaStream_t stream)
+    : device_(std::move(device)), bytes_(bytes), data_(device_->allocate(bytes, stream)) {}
 DeviceMemory::~DeviceMemory() { device_->free(data_); }
 
 void* Scratch::at_least(int64_t bytes) {

@@ -30,8 +30,9 @@ class Device {
   /// Whether primitives enqueue: not while a recording takes new arguments.
   bool enqueues() const { return enqueues_; }
   void set_enqueues(bool enqueues) { enqueues_ = enqueues; }
-  /// Throws EnvironmentError stating bytes wanted and free when there is not enough memory.
-  void* allocate(int64_t bytes);
+  /// In the order of `stream`, to be freed in that of stream(). Throws EnvironmentError stating bytes wanted
+  /// and free when there is not enough memory.
+  void* allocate(int64_t bytes, cudaStream_t stream);
   void free(void* data) noexcept;
   /// Free on the device, or kept by the pool for reuse.
   int64_t available_bytes() const;
@@ -51,10 +52,27 @@ class Device {
   cudaMemPool_t pool_ = nullptr;
 };
 
-/// Device memory.
+/// A stream beside the device's own.
+class Stream {
+ public:
+  explicit Stream(const Device& device);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+  void synchronize() const;
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+/// Device memory, freed in the order of the device's stream: what was done to it in another has ended by
+/// then.
 class DeviceMemory final : public Storage {
  public:
   DeviceMemory(std::shared_ptr<Device> device, int64_t bytes);
+  /// Used in the order of another stream first.
+  DeviceMemory(std::shared_ptr<Device> device, int64_t bytes, cudaStream_t stream);
   ~DeviceMemory() override;
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
@@ -108,6 +126,8 @@ class Event {
   /// Into the graph that the stream is captured for: recorded whenever the graph runs.
   void record_in_graph(cudaStream_t stream);
   void wait() const;
+  /// For destructors: of work that has failed, the next call hears too.
+  void wait_quietly() const noexcept { cudaEventSynchronize(event_); }
   /// Microseconds from `earlier` to this one; both must have passed.
   double us_since(const Event& earlier) const;
 

@@ -6,33 +6,30 @@
 namespace hindsight::cuda {
 namespace {
 
-std::unique_ptr<DeviceMemory> make_memory(const std::shared_ptr<Device>& device, int64_t bytes) {
-  return std::make_unique<DeviceMemory>(device, bytes);
+std::unique_ptr<DeviceMemory> make_memory(const std::shared_ptr<Device>& device, const Staging& staging,
+                                          int64_t bytes) {
+  return std::make_unique<DeviceMemory>(device, bytes, staging.stream());
 }
 
 template <class T>
-std::unique_ptr<DeviceMemory> upload_all(const std::shared_ptr<Device>& device, Staging& staging,
-                                         const std::vector<T>& values) {
-  const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-  auto memory = make_memory(device, bytes);
-  staging.upload(memory->data(), values.data(), bytes);
-  return memory;
+int64_t bytes_of(const std::vector<T>& values) {
+  return static_cast<int64_t>(values.size() * sizeof(T));
+}
+
+template <class T>
+void upload(Staging& staging, const DeviceMemory& target, const std::vector<T>& values) {
+  staging.upload(target.data(), values.data(), bytes_of(values));
 }
 
 /// One of the three arrays of every sequence, one after another.
-std::unique_ptr<DeviceMemory> pack(const std::shared_ptr<Device>& device, Staging& staging,
-                                   std::span<const LayerTensors> batch,
-                                   std::vector<std::byte> LayerTensors::*array) {
-  int64_t bytes = 0;
-  for (const LayerTensors& tensors : batch) bytes += static_cast<int64_t>((tensors.*array).size());
-  auto memory = make_memory(device, bytes);
-  auto* target = static_cast<std::byte*>(memory->data());
+void pack(Staging& staging, const DeviceMemory& memory, std::span<const LayerTensors> batch,
+          std::vector<std::byte> LayerTensors::*array) {
+  auto* target = static_cast<std::byte*>(memory.data());
   for (const LayerTensors& tensors : batch) {
     const auto& values = tensors.*array;
-    staging.upload(target, values.data(), static_cast<int64_t>(values.size()));
+    staging.upload(target, values.data(), bytes_of(values));
     target += values.size();
   }
-  return memory;
 }
 
 }  // namespace
@@ -77,11 +74,18 @@ CudaLayer::CudaLayer(const std::shared_ptr<Device>& device, Staging& staging,
     q_rows += tensors.n_tokens - tensors.q_start;
     kv_rows += tensors.n_tokens;
   }
-  q_ = pack(device, staging, batch, &LayerTensors::q);
-  k_ = pack(device, staging, batch, &LayerTensors::k);
-  v_ = pack(device, staging, batch, &LayerTensors::v);
-  q_first_row_ = upload_all(device, staging, q_first_row);
-  kv_first_row_ = upload_all(device, staging, kv_first_row);
+  // All memory before the first copy: what is freed because there is not enough must have been of no use yet.
+  const int64_t row_bytes = head_dim * size_of(dtype);
+  q_ = make_memory(device, staging, q_rows * n_q_heads * row_bytes);
+  k_ = make_memory(device, staging, kv_rows * n_kv_heads * row_bytes);
+  v_ = make_memory(device, staging, k_->bytes());
+  q_first_row_ = make_memory(device, staging, bytes_of(q_first_row));
+  kv_first_row_ = make_memory(device, staging, bytes_of(kv_first_row));
+  pack(staging, *q_, batch, &LayerTensors::q);
+  pack(staging, *k_, batch, &LayerTensors::k);
+  pack(staging, *v_, batch, &LayerTensors::v);
+  upload(staging, *q_first_row_, q_first_row);
+  upload(staging, *kv_first_row_, kv_first_row);
 }
 
 CudaLayer::CudaLayer(const std::shared_ptr<Device>& device, Staging& staging, const LayerShape& shape,
@@ -95,12 +99,13 @@ CudaLayer::CudaLayer(const std::shared_ptr<Device>& device, Staging& staging, co
   dtype = shape.dtype;
   n_tokens.assign(capacities.begin(), capacities.end());
   q_start.assign(capacities.size(), 0);
-  q_first_row_ = upload_all(device, staging, std::vector<int64_t>(capacities.size(), 0));
+  q_first_row_ = make_memory(device, staging, bytes_of(q_start));
+  upload(staging, *q_first_row_, q_start);  // zeros
 }
 
 void* CudaLayer::queries_for(const std::shared_ptr<Device>& device, int64_t rows) {
   const int64_t needed = rows * n_q_heads * head_dim * size_of(dtype);
-  if (!q_ || q_->bytes() < needed) q_ = make_memory(device, needed);
+  if (!q_ || q_->bytes() < needed) q_ = std::make_unique<DeviceMemory>(device, needed);
   return q_->data();
 }
 
@@ -142,10 +147,11 @@ CudaCache::CudaCache(const std::shared_ptr<Device>& device, Staging& staging, co
 
   const int64_t page_bytes = layer.n_kv_heads * page_size * layer.head_dim * size_of(layer.dtype);
   const int64_t summary_bytes = layer.n_kv_heads * 2 * layer.head_dim * size_of(layer.dtype);
-  k_ = make_memory(device, pool_pages * page_bytes);
-  v_ = make_memory(device, pool_pages * page_bytes);
-  summaries_ = make_memory(device, pool_pages * summary_bytes);
-  table_ = upload_all(device, staging, table);
+  k_ = make_memory(device, staging, pool_pages * page_bytes);
+  v_ = make_memory(device, staging, pool_pages * page_bytes);
+  summaries_ = make_memory(device, staging, pool_pages * summary_bytes);
+  table_ = make_memory(device, staging, bytes_of(table));
+  upload(staging, *table_, table);
 }
 
 int64_t CudaCache::bytes() const { return k_->bytes() + v_->bytes() + summaries_->bytes() + table_->bytes(); }

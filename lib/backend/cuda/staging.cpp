@@ -8,7 +8,8 @@
 
 namespace hindsight::cuda {
 
-Staging::Staging(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+Staging::Staging(std::shared_ptr<Device> device, cudaStream_t stream)
+    : device_(std::move(device)), stream_(stream) {}
 
 void Staging::upload(void* target, const void* source, int64_t bytes) {
   for (int64_t done = 0; done < bytes; done += slot_bytes)
@@ -25,8 +26,8 @@ void Staging::upload_piece(void* target, const void* source, size_t size) {
   else
     slot = std::make_unique<Slot>(*device_);
   std::memcpy(slot->memory.data(), source, size);
-  cuda_check(cudaMemcpyAsync(target, slot->memory.data(), size, cudaMemcpyHostToDevice, device_->stream()));
-  slot->copied.record(device_->stream());
+  cuda_check(cudaMemcpyAsync(target, slot->memory.data(), size, cudaMemcpyHostToDevice, stream_));
+  slot->copied.record(stream_);
 }
 
 void* SentArrays::send(Staging& staging, const void* values, int64_t bytes) {
@@ -51,11 +52,11 @@ void Staging::download(void* target, const void* source, int64_t bytes) {
   for (int64_t done = 0; done < bytes; done += landing_bytes) {
     const auto size = static_cast<size_t>(std::min(landing_bytes, bytes - done));
     cuda_check(cudaMemcpyAsync(landing_->data(), static_cast<const std::byte*>(source) + done, size,
-                               cudaMemcpyDeviceToHost, device_->stream()));
-    device_->synchronize();
+                               cudaMemcpyDeviceToHost, stream_));
+    cuda_check(cudaStreamSynchronize(stream_));
     std::memcpy(static_cast<std::byte*>(target) + done, landing_->data(), size);
   }
-  device_->synchronize();
+  cuda_check(cudaStreamSynchronize(stream_));
 }
 
 }  // namespace hindsight::cuda

@@ -13,7 +13,9 @@ namespace hindsight::cuda {
 
 class Staging {
  public:
-  explicit Staging(std::shared_ptr<Device> device);
+  /// Copies in the order of `stream`, which outlives it.
+  Staging(std::shared_ptr<Device> device, cudaStream_t stream);
+  cudaStream_t stream() const { return stream_; }
   /// Copies in the stream's order; `source` may be freed on return. A large array goes piece by piece: while
   /// the device copies one, the host fills the next.
   void upload(void* target, const void* source, int64_t bytes);
@@ -30,6 +32,7 @@ class Staging {
     Event copied;  ///< the device has read the slot
   };
   std::shared_ptr<Device> device_;
+  cudaStream_t stream_;
   std::array<std::unique_ptr<Slot>, 8> slots_;  ///< made when first needed
   size_t next_ = 0;
   std::unique_ptr<PinnedMemory> landing_;  ///< of downloads: to pageable memory they are several times slower
