@@ -34,6 +34,7 @@ struct EvalPlan {
   int64_t seed = 0;                       ///< of sampling
   int64_t batch = 8;                      ///< sequences decoded together; changes no result on the CPU
   std::string device = "auto";
+  bool measure_recall = false;  ///< what of the true mass is loaded; changes nothing that is decoded
   EvalPrecision precision = EvalPrecision::float32;
   std::filesystem::path output;
   std::vector<MethodPoint> points;

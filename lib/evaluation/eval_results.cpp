@@ -46,20 +46,50 @@ Series series_of(std::string name, std::vector<std::string> dimensions, std::vec
           integral,        std::move(unit),       std::move(description)};
 }
 
-/// Mean over the sequences that reach each cell.
-std::vector<double> mean_over_sequences(const std::vector<TeacherForced>& sequences,
-                                        std::vector<double> TeacherForced::*values, int64_t cells) {
+/// Values of one sequence.
+using Row = const std::vector<double>*;
+
+/// Mean over the rows that reach each cell.
+std::vector<double> mean_over_sequences(const std::vector<Row>& rows, int64_t cells) {
   std::vector<double> sum(static_cast<size_t>(cells), 0.0), count(sum.size(), 0.0);
-  for (const TeacherForced& sequence : sequences) {
-    const std::vector<double>& own = sequence.*values;
-    for (size_t i = 0; i < own.size(); ++i)
-      if (!std::isnan(own[i])) {
-        sum[i] += own[i];
+  for (const Row row : rows)
+    for (size_t i = 0; i < row->size(); ++i)
+      if (!std::isnan((*row)[i])) {
+        sum[i] += (*row)[i];
         count[i] += 1;
       }
-  }
   for (size_t i = 0; i < sum.size(); ++i) sum[i] = count[i] > 0 ? sum[i] / count[i] : undefined;
   return sum;
+}
+
+/// A series [step, layer] of means over the sequences, and its mean.
+void add_by_layer(EvalMeasurements& results, const char* name, const std::vector<Row>& rows, int64_t steps,
+                  int64_t layers, const std::string& description) {
+  std::vector<double> cells = mean_over_sequences(rows, steps * layers);
+  results.summary.emplace_back(std::string(name) + "_mean", mean(cells));
+  results.series.push_back(series_of(name, {"step", "layer"}, {steps, layers}, std::move(cells), "1",
+                                     description + "; mean over sequences"));
+}
+
+/// `selections`: those of all sequences; nothing where everything was loaded.
+void add_selections(EvalMeasurements& results, const std::vector<const SelectionMetrics*>& selections,
+                    int64_t steps, int64_t layers) {
+  const auto add = [&](const char* name, std::vector<double> SelectionMetrics::*values,
+                       const char* description) {
+    std::vector<Row> rows;
+    bool is_measured = false;
+    for (const SelectionMetrics* selection : selections) {
+      rows.push_back(&(selection->*values));
+      is_measured = is_measured || !rows.back()->empty();
+    }
+    if (is_measured) add_by_layer(results, name, rows, steps, layers, description);
+  };
+  add("effective_exposure", &SelectionMetrics::effective_exposure,
+      "tokens shown to the query in the end / tokens loaded at its own step, mean over selection units");
+  add("oracle_page_recall", &SelectionMetrics::oracle_page_recall,
+      "share of the k pages of the largest true mass that were loaded, mean over selection units");
+  add("mass_recall_first", &SelectionMetrics::mass_recall_first,
+      "true softmax mass of what was loaded at the query's own step, mean over heads");
 }
 
 }  // namespace
@@ -105,27 +135,30 @@ EvalMeasurements results_of(const std::vector<TeacherForced>& sequences, int64_t
   const int64_t layers = n_layers - first_layer;
   if (layers == 0) return results;
   const auto hidden = [&](const char* name, std::vector<double> TeacherForced::*values, const char* when) {
-    std::vector<double> cells = mean_over_sequences(sequences, values, steps * layers);
-    results.summary.emplace_back(std::string(name) + "_mean", mean(cells));
-    results.series.push_back(
-        series_of(name, {"step", "layer"}, {steps, layers}, std::move(cells), "1",
-                  std::string("||h - h*|| / ||h*|| of the residual stream after the layer, ") + when +
-                      "; mean over sequences"));
+    std::vector<Row> rows;
+    for (const TeacherForced& sequence : sequences) rows.push_back(&(sequence.*values));
+    add_by_layer(results, name, rows, steps, layers,
+                 std::string("||h - h*|| / ||h*|| of the residual stream after the layer, ") + when);
   };
   hidden("hidden_rel_l2_first", &TeacherForced::hidden_first, "when the position is first computed");
   hidden("hidden_rel_l2_final", &TeacherForced::hidden_final, "when the position leaves its window");
+  std::vector<const SelectionMetrics*> selections;
+  for (const TeacherForced& sequence : sequences) selections.push_back(&sequence.selection);
+  add_selections(results, selections, steps, layers);
   return results;
 }
 
-EvalMeasurements results_of(const std::vector<std::vector<int32_t>>& written,
-                            const std::vector<EvalSequence>& sequences) {
+EvalMeasurements results_of(const std::vector<Generated>& generated,
+                            const std::vector<EvalSequence>& sequences, int64_t first_layer,
+                            int64_t n_layers) {
   const auto n = static_cast<int64_t>(sequences.size());
   std::vector<AnswerScore> scores;
   std::vector<std::vector<double>> ids, expected;
   size_t longest = 1;
   for (size_t s = 0; s < sequences.size(); ++s) {
-    scores.push_back(score_answer(written[s], sequences[s]));
-    ids.emplace_back(written[s].begin(), written[s].end());
+    const std::vector<int32_t>& written = generated[s].tokens;
+    scores.push_back(score_answer(written, sequences[s]));
+    ids.emplace_back(written.begin(), written.end());
     expected.emplace_back(sequences[s].answer.begin(), sequences[s].answer.end());
     longest = std::max({longest, ids.back().size(), expected.back().size()});
   }
@@ -151,6 +184,19 @@ EvalMeasurements results_of(const std::vector<std::vector<int32_t>>& written,
   results.series.push_back(series_of("expected", {"sequence", "token"}, {n, width},
                                      padded(expected, width, -1), "1",
                                      "token ids of the expected answer, -1 after their end", true));
+  // A step takes a token: the last that is written is not taken.
+  const int64_t layers = n_layers - first_layer;
+  int64_t steps = 0;
+  std::vector<const SelectionMetrics*> selections;
+  for (const Generated& own : generated) {
+    selections.push_back(&own.selection);
+    if (layers > 0)
+      steps = std::max(steps, static_cast<int64_t>(own.selection.effective_exposure.size()) / layers);
+  }
+  if (steps == 0) return results;
+  results.coordinates.push_back(counted("step", steps));
+  results.coordinates.push_back(counted("layer", layers, first_layer));
+  add_selections(results, selections, steps, layers);
   return results;
 }
 

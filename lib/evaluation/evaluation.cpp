@@ -116,10 +116,13 @@ class Evaluation {
     return sequences;
   }
 
+  int64_t first_sparse_layer(const EvalPoint& point) const {
+    return std::min(model_.config().n_layers, point.method.parameters.integer("dense_layers"));
+  }
+
   EvalMeasurements measure_teacher_forced_point(const EvalPoint& point) {
     const EvalData& data = spec_.data[point.data];
-    const int64_t first_layer =
-        std::min(model_.config().n_layers, point.method.parameters.integer("dense_layers"));
+    const int64_t first_layer = first_sparse_layer(point);
     const std::vector<Group> groups = groups_of(data, plan_.batch, threads_);
     std::vector<TeacherForced> measured(data.sequences.size());
     for_each_piece(static_cast<int64_t>(groups.size()), threads_ > 1, [&](int64_t g) {
@@ -132,7 +135,7 @@ class Evaluation {
         }));
       std::vector<TeacherForced> own = measure_teacher_forced(
           model_, backend_, {point.method.selector, point.method.parameters}, sequences, references,
-          first_layer, [&](int64_t tokens) { progress_.add(tokens); });
+          first_layer, plan_.measure_recall, [&](int64_t tokens) { progress_.add(tokens); });
       std::move(own.begin(), own.end(), measured.begin() + static_cast<std::ptrdiff_t>(group.first));
     });
     return results_of(measured, first_layer, model_.config().n_layers);
@@ -141,7 +144,7 @@ class Evaluation {
   EvalMeasurements measure_generation(const EvalPoint& point) {
     const EvalData& data = spec_.data[point.data];
     const std::vector<Group> groups = groups_of(data, plan_.batch, threads_);
-    std::vector<std::vector<int32_t>> written(data.sequences.size());
+    std::vector<Generated> generated(data.sequences.size());
     for_each_piece(static_cast<int64_t>(groups.size()), threads_ > 1, [&](int64_t g) {
       const Group group = groups[static_cast<size_t>(g)];
       const std::vector<const EvalSequence*> sequences = sequences_of(data, group);
@@ -151,12 +154,13 @@ class Evaluation {
           progress_.add(0);
           return prefill(model_, backend_, sequences[i]->tokens);
         }));
-      auto own = generate(model_, backend_, {point.method.selector, point.method.parameters}, sequences,
-                          prompts, {plan_.temperature, static_cast<uint64_t>(plan_.seed)},
-                          static_cast<int64_t>(group.first), [&](int64_t tokens) { progress_.add(tokens); });
-      std::move(own.begin(), own.end(), written.begin() + static_cast<std::ptrdiff_t>(group.first));
+      auto own =
+          generate(model_, backend_, {point.method.selector, point.method.parameters}, sequences, prompts,
+                   {plan_.temperature, static_cast<uint64_t>(plan_.seed)}, static_cast<int64_t>(group.first),
+                   plan_.measure_recall, [&](int64_t tokens) { progress_.add(tokens); });
+      std::move(own.begin(), own.end(), generated.begin() + static_cast<std::ptrdiff_t>(group.first));
     });
-    return results_of(written, data.sequences);
+    return results_of(generated, data.sequences, first_sparse_layer(point), model_.config().n_layers);
   }
 
   const EvalPlan& plan_;
@@ -201,6 +205,7 @@ Precision precision_of(const EvalPlan& plan) {
 Protocol protocol_of(const EvalPlan& plan, const Backend& backend) {
   Protocol protocol;
   protocol.mode = name_of(plan.mode);
+  protocol.recall = plan.measure_recall;
   protocol.device = backend.device_name();
   return protocol;
 }

@@ -12,7 +12,8 @@ namespace {
 constexpr std::array<const char*, 2> modes{"teacher_forced", "generate"};
 
 std::string measurements_of(const Protocol& protocol, const char* separator) {
-  if (!protocol.mode.empty()) return protocol.mode;
+  if (!protocol.mode.empty())
+    return protocol.mode + (protocol.recall ? separator + std::string("recall") : "");
   std::string text = protocol.fidelity ? "fidelity" : "";
   if (protocol.latency) text += (text.empty() ? "" : separator) + std::string("latency");
   return text;
@@ -44,7 +45,11 @@ void write_protocol(const h5::Id& point, const Protocol& protocol) {
 Protocol read_protocol(const h5::Id& point) {
   const std::string measurements = h5::read_string(point, "measurements");
   Protocol protocol;
-  if (std::find(modes.begin(), modes.end(), measurements) != modes.end()) protocol.mode = measurements;
+  const std::string first = measurements.substr(0, measurements.find(' '));
+  if (std::find(modes.begin(), modes.end(), first) != modes.end()) {
+    protocol.mode = first;
+    protocol.recall = measurements.find("recall") != std::string::npos;
+  }
   protocol.fidelity = measurements.find("fidelity") != std::string::npos;
   protocol.latency = measurements.find("latency") != std::string::npos;
   protocol.device = h5::read_string(point, "device");

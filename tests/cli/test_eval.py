@@ -74,6 +74,26 @@ def test_teacher_forced_by_position_and_resumed(folder: Path) -> None:
     assert other.returncode == 2 and "teacher_forced" in other.stderr
 
 
+def test_exposure_and_recall_explain_a_result(folder: Path) -> None:
+    done = hindsight("eval", "c.yaml", "--set", "measure=[recall]", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(folder / "results" / "c.h5") as file:
+        retro = next(p for p in file["points"].values() if p.attrs["name"] == b"retro")
+        assert retro.attrs["measurements"] == b"generate recall"
+        shape = retro["effective_exposure"].shape
+        assert shape == (15, 6) and [d[0].name.split("/")[-1] for d in retro["effective_exposure"].dims] == [
+            "step",
+            "layer",
+        ]
+        assert retro["mass_recall_first"].shape == retro["oracle_page_recall"].shape == shape
+    rows = json.loads(hindsight("report", "results/c.h5", "--format", "json", cwd=folder).stdout)
+    assert rows[1]["effective_exposure_mean"] > 1 and 0 < rows[1]["oracle_page_recall_mean"] < 1
+    by_layer = json.loads(hindsight("report", "results/c.h5", "--by", "layer", "--format", "json", cwd=folder).stdout)
+    assert [row["layer"] for row in by_layer if row["name"] == "retro"] == [2, 3, 4, 5, 6, 7]
+    other = hindsight("eval", "c.yaml", "--resume", cwd=folder)
+    assert other.returncode == 2 and "its points hold generate, recall on CPU" in other.stderr
+
+
 def test_dry_run_says_what_would_be_done(folder: Path) -> None:
     done = hindsight("eval", "c.yaml", "--dry-run", cwd=folder)
     assert done.returncode == 0 and "2 points on CPU" in done.stdout and "tokens  30 to decode" in done.stdout
@@ -96,6 +116,8 @@ def test_dry_run_says_what_would_be_done(folder: Path) -> None:
         (("recall.jsonl", "none.jsonl"), 3, "none.jsonl: no such file"),
         (("recall.jsonl", "'*.json'"), 3, "data: no file matches"),
         (("device: cpu", "device: cuda:99"), 4, ""),
+        (("device: cpu", "measure: [recal]"), 2, "c.yaml:5:11: measure: 'recal' is not known; recall (how much"),
+        (("device: cpu", "measure: []"), 2, "c.yaml:5:10: measure: is empty"),
         (("device: cpu", "precision: half"), 2, "c.yaml:5:12: precision: 'half' is not known; float32, or storage"),
         (("device: cpu", "device: cpu\nprecision: storage"), 2, "precision: storage has no meaning on CPU"),
     ],
