@@ -1,7 +1,6 @@
 #include "evaluation/evaluation.h"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <mutex>
@@ -10,16 +9,12 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "evaluation/eval_results.h"
+#include "evaluation/groups.h"
 #include "evaluation/kept_values.h"
 #include "methods/catalog.h"
 
 namespace hindsight {
 namespace {
-
-/// Tokens that a sequence takes one at a time.
-int64_t steps_of(const EvalPlan& plan, const EvalSequence& sequence) {
-  return plan.mode == EvalMode::teacher_forced ? teacher_forced_steps(sequence) : sequence.new_tokens - 1;
-}
 
 /// What of an evaluation decides its results beside method and data. On a device sequences that are decoded
 /// together change how sums are cut.
@@ -74,21 +69,6 @@ class Progress {
   std::mutex mutex_;
 };
 
-/// Sequences [first, first + n) of a file.
-struct Group {
-  size_t first = 0, n = 0;
-};
-
-/// At most `batch` together, and fewer where threads would have no group.
-std::vector<Group> groups_of(const EvalData& data, int64_t batch, int64_t threads) {
-  std::vector<Group> groups;
-  const auto n = static_cast<int64_t>(data.sequences.size());
-  const auto size = static_cast<size_t>(std::min(batch, (n + threads - 1) / threads));
-  for (size_t first = 0; first < data.sequences.size(); first += size)
-    groups.push_back({first, std::min(size, data.sequences.size() - first)});
-  return groups;
-}
-
 class Evaluation {
  public:
   Evaluation(const EvalPlan& plan, const EvalSpec& spec, const Model& model, Backend& backend,
@@ -98,11 +78,9 @@ class Evaluation {
         model_(model),
         backend_(backend),
         progress_(progress),
-        // On the CPU groups are independent; a device runs one after the other.
-        threads_(backend.driver().empty() ? omp_get_max_threads() : 1),
-        // Both are kept on the host.
-        references_(make_cpu_backend()->available_bytes() / 2),
-        prompts_(make_cpu_backend()->available_bytes() / 2) {}
+        threads_(groups_at_once(backend)),
+        references_(kept_values_limit(make_cpu_backend()->available_bytes())),
+        prompts_(kept_values_limit(make_cpu_backend()->available_bytes())) {}
 
   EvalMeasurements measure(const EvalPoint& point) {
     return plan_.mode == EvalMode::teacher_forced ? measure_teacher_forced_point(point)
@@ -112,7 +90,7 @@ class Evaluation {
  private:
   std::vector<const EvalSequence*> sequences_of(const EvalData& data, Group group) const {
     std::vector<const EvalSequence*> sequences;
-    for (size_t i = 0; i < group.n; ++i) sequences.push_back(&data.sequences[group.first + i]);
+    for (const EvalSequence& sequence : group.of(data)) sequences.push_back(&sequence);
     return sequences;
   }
 
@@ -196,6 +174,10 @@ EvalSpec resolve_evaluation(const EvalPlan& plan, const ModelConfig& config, con
                     identity_of(plan, spec.data[data], model_digest, !backend.driver().empty())),
            data, method});
   return spec;
+}
+
+int64_t steps_of(const EvalPlan& plan, const EvalSequence& sequence) {
+  return plan.mode == EvalMode::teacher_forced ? teacher_forced_steps(sequence) : sequence.new_tokens - 1;
 }
 
 Precision precision_of(const EvalPlan& plan) {

@@ -19,6 +19,7 @@ class ReferenceRecorder final : public PrefillObserver {
         reference_(reference),
         check_interrupt_(check_interrupt) {
     const ModelConfig& config = model.config();
+    reference.logits.reserve(static_cast<size_t>((end - first) * config.vocabulary));
     reference.hidden.resize(static_cast<size_t>((end - first) * config.n_layers * config.hidden));
   }
   void on_chunk(int64_t) override { check_interrupt_(); }

@@ -9,14 +9,11 @@
 #include "methods/retro.h"
 
 namespace hindsight {
-namespace {
 
 int64_t first_sparse_layer_of(const ModelConfig& config, const DecodingMethod& method) {
   if (make_selector(method.selector, method.parameters)->is_dense()) return config.n_layers;
   return std::min(config.n_layers, method.parameters.integer("dense_layers"));
 }
-
-}  // namespace
 
 Decoder::Decoder(const Model& model, Backend& backend, const DecodingMethod& method,
                  std::span<const int64_t> capacities)

@@ -25,10 +25,12 @@ struct NextToken {
 using HiddenObserver =
     std::function<void(int64_t layer, const WindowSpan& span, int64_t n, std::span<const float> rows)>;
 
+/// The first `dense_layers` layers attend densely, and all where the selector loads everything.
+int64_t first_sparse_layer_of(const ModelConfig& config, const DecodingMethod& method);
+
 class Decoder {
  public:
-  /// capacities: most tokens of each sequence, prompt included. The first `dense_layers` layers attend
-  /// densely, and all where the selector loads everything. `model` and `backend` outlive the decoder.
+  /// capacities: most tokens of each sequence, prompt included. `model` and `backend` outlive the decoder.
   Decoder(const Model& model, Backend& backend, const DecodingMethod& method,
           std::span<const int64_t> capacities);
 

@@ -51,6 +51,9 @@ class LayerAttention {
   virtual AttentionBytes bytes() const = 0;
 };
 
+/// Of no consequence to what dense attention computes.
+constexpr int64_t dense_page_size = 16;
+
 /// Every span has one row.
 std::unique_ptr<LayerAttention> make_dense_attention(Backend& backend, const LayerShape& shape,
                                                      std::span<const int64_t> capacities);

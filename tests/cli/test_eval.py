@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -96,8 +98,53 @@ def test_exposure_and_recall_explain_a_result(folder: Path) -> None:
 
 def test_dry_run_says_what_would_be_done(folder: Path) -> None:
     done = hindsight("eval", "c.yaml", "--dry-run", cwd=folder)
-    assert done.returncode == 0 and "2 points on CPU" in done.stdout and "tokens  30 to decode" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"\n2 points on CPU.*\ntokens +30 to decode.*\npeak memory +[\d.]+ MB.*\ntime +[\d.]+ s ", done.stdout
+    )
+    assert re.search(r"output +.*c.h5, up to [\d.]+ kB\n", done.stdout)
     assert not (folder / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # What takes most of it: caches of prompts, those of a batch that decodes, dense references, the model itself.
+        "mode: generate\ndata: [d.jsonl]\nmax_new_tokens: 5\nbatch: 1\n",
+        "mode: generate\ndata: [d.jsonl]\nmax_new_tokens: 5\nbatch: 16\nmeasure: [recall]\n",
+        "mode: teacher_forced\ndata: [d.txt]\ntokens: 2600\nprompt_tokens: 2590\nbatch: 2\n",
+        "mode: teacher_forced\ndata: [d.txt]\ntokens: 600\nprompt_tokens: 400\n",
+        "mode: teacher_forced\ndata: [d.txt]\ntokens: 80\nprompt_tokens: 70\nsequences: 1\n",
+    ],
+)
+def test_the_memory_that_a_dry_run_states_is_what_the_run_takes(folder: Path, settings: str) -> None:
+    lines = [json.dumps({"prompt": chr(97 + i) * 2500}) for i in range(16)]
+    (folder / "d.jsonl").write_text("\n".join(lines))
+    (folder / "d.txt").write_bytes(bytes(32 + i * i % 90 for i in range(8 * 2600)))
+    (folder / "m.yaml").write_text(
+        f"version: 1\nmodel: model\ndevice: cpu\n{settings}methods:\n"
+        "  - {name: r, selector: quest, budget.ratio: 0.5, retro.window: 2}\n"
+    )
+    stated = re.search(r"peak memory +([\d.]+) MB", hindsight("eval", "m.yaml", "--dry-run", cwd=folder).stdout)
+    assert stated
+    # A child's high-water mark starts at that of what it was forked from: a small process measures it.
+    measure = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", measure, BINARY, "eval", "m.yaml", "--quiet"]
+    taken = int(subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout) * 1024 / 1e6
+    assert float(stated[1]) == pytest.approx(taken, rel=0.25)
+
+
+def test_what_does_not_fit_in_memory_is_not_begun(folder: Path) -> None:
+    (folder / "d.jsonl").write_text('{"prompt": "abc"}\n' * 20000)
+    words = "eval c.yaml --set data=d.jsonl --set max_new_tokens=8000 --set batch=20000".split()
+    for more in ([], ["--dry-run"]):
+        done = hindsight(*words, *more, cwd=folder)
+        assert done.returncode == 4 and "c.yaml: the sweep needs about " in done.stderr, done.stderr
+        assert "fewer or shorter sequences or a smaller batch would be right" in done.stderr
+        assert not (folder / "results").exists()
 
 
 @pytest.mark.parametrize(
