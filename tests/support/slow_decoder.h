@@ -20,6 +20,7 @@ struct SlowMethod {
   double ratio = 1;
   int64_t page_size = 4, k_min = 1, dense_layers = 1, window = 1;
   bool per_query_head = false;
+  bool by_mass = false;  ///< pages by the true mass of the query, the newest among the others
   bool original_query = false, attend_again = false, widen = false;
   bool overwrite = true;  ///< false is a mistake, planted to see that tests would find it
 };
@@ -266,6 +267,12 @@ class SlowDecoder {
 
   std::set<int64_t> select(int64_t l, const Vector& q, int64_t unit, int64_t u) const {
     const int64_t newest = u / method_.page_size, k = budget_pages(u);
+    if (method_.by_mass) {
+      const std::vector<std::pair<double, int64_t>> masses = page_masses(l, q, unit, u);
+      std::set<int64_t> best;
+      for (int64_t i = 0; i < k; ++i) best.insert(masses[i].second);
+      return best;
+    }
     std::vector<std::pair<double, int64_t>> ranked;  // smallest first: minus the score, then the page
     for (int64_t page = 0; page < newest; ++page) {
       const int64_t per_unit = heads_ / units();
@@ -280,25 +287,32 @@ class SlowDecoder {
     return chosen;
   }
 
-  /// How much of what dense attention of the query, over the keys as they are, looks at was chosen.
+  /// Of dense attention of the query over the keys as they are, summed over the heads of the unit; largest
+  /// first: minus the mass, then the page.
+  std::vector<std::pair<double, int64_t>> page_masses(int64_t l, const Vector& q, int64_t unit,
+                                                      int64_t u) const {
+    const int64_t pages = u / method_.page_size + 1, per_unit = heads_ / units();
+    std::vector<std::pair<double, int64_t>> masses;
+    for (int64_t page = 0; page < pages; ++page) {
+      double mass = 0;
+      for (int64_t head = unit * per_unit; head < (unit + 1) * per_unit; ++head)
+        mass +=
+            std::exp(attend(l, q, head, tokens_of({page}, u)).lse - attend(l, q, head, tokens_until(u)).lse);
+      masses.emplace_back(-mass, page);
+    }
+    std::sort(masses.begin(), masses.end());
+    return masses;
+  }
+
+  /// How much of it was chosen.
   void note_recall(int64_t l, const Vector& q, int64_t u) {
     LayerState& state = layers_[l];
-    const int64_t pages = u / method_.page_size + 1, per_unit = heads_ / units();
+    const int64_t per_unit = heads_ / units(), k = budget_pages(u);
     for (int64_t unit = 0; unit < units(); ++unit) {
-      std::vector<std::pair<double, int64_t>> masses;  // minus the mass, then the page
+      const std::vector<std::pair<double, int64_t>> masses = page_masses(l, q, unit, u);
       double chosen_mass = 0;
-      for (int64_t page = 0; page < pages; ++page) {
-        double mass = 0;
-        for (int64_t g = 0; g < per_unit; ++g) {
-          const int64_t head = unit * per_unit + g;
-          mass += std::exp(attend(l, q, head, tokens_of({page}, u)).lse -
-                           attend(l, q, head, tokens_until(u)).lse);
-        }
-        masses.emplace_back(-mass, page);
-        if (state.chosen.at(u)[unit].contains(page)) chosen_mass += mass;
-      }
-      std::sort(masses.begin(), masses.end());
-      const int64_t k = budget_pages(u);
+      for (const auto& [mass, page] : masses)
+        if (state.chosen.at(u)[unit].contains(page)) chosen_mass -= mass;
       int64_t found = 0;
       for (int64_t i = 0; i < k; ++i) found += state.chosen.at(u)[unit].contains(masses[i].second) ? 1 : 0;
       state.page_recall[u] += static_cast<double>(found) / static_cast<double>(k * units());
