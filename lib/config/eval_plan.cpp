@@ -8,10 +8,10 @@
 namespace hindsight {
 namespace {
 
-const std::vector<std::string> top_level_keys{"version",   "model",          "mode",      "data",
-                                              "sequences", "tokens",         "batch",     "device",
-                                              "output",    "prompt_tokens",  "sampling",  "defaults",
-                                              "methods",   "max_new_tokens", "precision", "measure"};
+const std::vector<std::string> top_level_keys{
+    "version", "model",          "mode",      "data",          "sequences",    "tokens",
+    "batch",   "device",         "output",    "prompt_tokens", "sampling",     "defaults",
+    "methods", "max_new_tokens", "precision", "measure",       "average_steps"};
 const std::vector<std::string> precisions{"float32", "storage"};
 const std::vector<std::string> modes{"teacher_forced", "generate"};
 
@@ -36,6 +36,7 @@ class EvalPlanLoader {
                     fmt::format("tokens: {} leave nothing to measure after prompt_tokens = {}; at least {} "
                                 "would be right",
                                 *plan_.tokens, *plan_.prompt_tokens, *plan_.prompt_tokens + 2));
+    plan_.average_steps = take_of("average_steps", EvalMode::teacher_forced, 1).value_or(1);
     plan_.max_new_tokens = take_of("max_new_tokens", EvalMode::generate, 1);
     take_sampling();
     if (const auto batch = reader_.take_integer("batch", 1, 65536)) plan_.batch = *batch;
@@ -151,6 +152,7 @@ class EvalPlanLoader {
       key("sequences") << "all";
     if (plan_.prompt_tokens) key("prompt_tokens") << *plan_.prompt_tokens;
     if (plan_.tokens) key("tokens") << *plan_.tokens;
+    if (plan_.average_steps > 1) key("average_steps") << plan_.average_steps;
     if (plan_.max_new_tokens) key("max_new_tokens") << *plan_.max_new_tokens;
     if (plan_.mode == EvalMode::generate) {
       key("sampling") << YAML::Flow << YAML::BeginMap;

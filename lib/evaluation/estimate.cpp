@@ -51,7 +51,8 @@ int64_t series_bytes(const EvalPlan& plan, const EvalData& data, int64_t sparse_
   for (const EvalSequence& sequence : data.sequences) steps = std::max(steps, steps_of(plan, sequence));
   const auto n = static_cast<int64_t>(data.sequences.size());
   const int64_t by_layer = numbers_per_step(plan, sparse_layers) - numbers_per_step(plan, 0);
-  if (plan.mode == EvalMode::teacher_forced) return (4 * n + by_layer) * steps * real;
+  if (plan.mode == EvalMode::teacher_forced)
+    return (6 * n + by_layer) * ((steps + plan.average_steps - 1) / plan.average_steps) * real;
   return (2 * n * (steps + 1)) * static_cast<int64_t>(sizeof(int64_t)) + (4 * n + by_layer * steps) * real;
 }
 

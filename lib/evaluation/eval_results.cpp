@@ -46,6 +46,33 @@ Series series_of(std::string name, std::vector<std::string> dimensions, std::vec
           integral,        std::move(unit),       std::move(description)};
 }
 
+/// Steps as they are stored: means of `width` of them, each of `inner` values; undefined ones are left out.
+class StepMeans {
+ public:
+  explicit StepMeans(int64_t width) : width_(width) {}
+  int64_t count(int64_t steps) const { return (steps + width_ - 1) / width_; }
+  Coordinate coordinate(int64_t steps) const {
+    std::vector<int64_t> first;
+    for (int64_t step = 0; step < steps; step += width_) first.push_back(step);
+    return {"step", std::move(first)};
+  }
+  std::vector<double> of(const std::vector<double>& values, int64_t inner) const {
+    const auto steps = static_cast<int64_t>(values.size()) / inner;
+    std::vector<double> means;
+    for (int64_t first = 0; first < steps; first += width_)
+      for (int64_t i = 0; i < inner; ++i) {
+        std::vector<double> together;
+        for (int64_t step = first; step < std::min(first + width_, steps); ++step)
+          together.push_back(values[static_cast<size_t>(step * inner + i)]);
+        means.push_back(mean(together));
+      }
+    return means;
+  }
+
+ private:
+  int64_t width_;
+};
+
 /// Values of one sequence.
 using Row = const std::vector<double>*;
 
@@ -64,16 +91,16 @@ std::vector<double> mean_over_sequences(const std::vector<Row>& rows, int64_t ce
 
 /// A series [step, layer] of means over the sequences, and its mean.
 void add_by_layer(EvalMeasurements& results, const char* name, const std::vector<Row>& rows, int64_t steps,
-                  int64_t layers, const std::string& description) {
-  std::vector<double> cells = mean_over_sequences(rows, steps * layers);
+                  int64_t layers, const StepMeans& stored, const std::string& description) {
+  const std::vector<double> cells = mean_over_sequences(rows, steps * layers);
   results.summary.emplace_back(std::string(name) + "_mean", mean(cells));
-  results.series.push_back(series_of(name, {"step", "layer"}, {steps, layers}, std::move(cells), "1",
-                                     description + "; mean over sequences"));
+  results.series.push_back(series_of(name, {"step", "layer"}, {stored.count(steps), layers},
+                                     stored.of(cells, layers), "1", description + "; mean over sequences"));
 }
 
 /// `selections`: those of all sequences; nothing where everything was loaded.
 void add_selections(EvalMeasurements& results, const std::vector<const SelectionMetrics*>& selections,
-                    int64_t steps, int64_t layers) {
+                    int64_t steps, int64_t layers, const StepMeans& stored) {
   const auto add = [&](const char* name, std::vector<double> SelectionMetrics::*values,
                        const char* description) {
     std::vector<Row> rows;
@@ -82,7 +109,7 @@ void add_selections(EvalMeasurements& results, const std::vector<const Selection
       rows.push_back(&(selection->*values));
       is_measured = is_measured || !rows.back()->empty();
     }
-    if (is_measured) add_by_layer(results, name, rows, steps, layers, description);
+    if (is_measured) add_by_layer(results, name, rows, steps, layers, stored, description);
   };
   add("effective_exposure", &SelectionMetrics::effective_exposure,
       "tokens shown to the query in the end / tokens loaded at its own step, mean over selection units");
@@ -95,13 +122,14 @@ void add_selections(EvalMeasurements& results, const std::vector<const Selection
 }  // namespace
 
 EvalMeasurements results_of(const std::vector<TeacherForced>& sequences, int64_t first_layer,
-                            int64_t n_layers) {
+                            int64_t n_layers, int64_t average_steps) {
   const auto n = static_cast<int64_t>(sequences.size());
+  const StepMeans stored(average_steps);
   int64_t steps = 0;
   for (const TeacherForced& sequence : sequences)
     steps = std::max(steps, static_cast<int64_t>(sequence.nll.size()));
   EvalMeasurements results;
-  results.coordinates = {counted("sequence", n), counted("step", steps),
+  results.coordinates = {counted("sequence", n), stored.coordinate(steps),
                          counted("layer", n_layers - first_layer, first_layer)};
 
   struct PerStep {
@@ -116,35 +144,46 @@ EvalMeasurements results_of(const std::vector<TeacherForced>& sequences, int64_t
        &TeacherForced::logit_kl, false},
       {"token_agreement", "1", "1 where the most likely token is that of dense attention",
        &TeacherForced::token_agreement, true}};
+  const auto add_by_sequence = [&](const std::string& name, const std::vector<std::vector<double>>& rows,
+                                   const char* unit, const std::string& description) {
+    results.series.push_back(series_of(name, {"sequence", "step"}, {n, stored.count(steps)},
+                                       padded(rows, stored.count(steps), undefined), unit, description));
+  };
   for (const PerStep& metric : per_step) {
     std::vector<std::vector<double>> rows;
-    std::vector<double> per_sequence;
+    std::vector<double> per_sequence, all;
     for (const TeacherForced& sequence : sequences) {
-      rows.push_back(sequence.*metric.values);
-      per_sequence.push_back(mean(rows.back()));
+      const std::vector<double>& values = sequence.*metric.values;
+      all.insert(all.end(), values.begin(), values.end());
+      per_sequence.push_back(mean(values));
+      rows.push_back(stored.of(values, 1));
     }
-    std::vector<double> values = padded(rows, steps, undefined);
-    results.summary.emplace_back(std::string(metric.name) + "_mean", mean(values));
+    results.summary.emplace_back(std::string(metric.name) + "_mean", mean(all));
     if (metric.with_error)
       results.summary.emplace_back(std::string(metric.name) + "_standard_error",
                                    standard_error(per_sequence));
-    results.series.push_back(series_of(metric.name, {"sequence", "step"}, {n, steps}, std::move(values),
-                                       metric.unit, metric.description));
+    add_by_sequence(metric.name, rows, metric.unit, metric.description);
   }
 
   const int64_t layers = n_layers - first_layer;
   if (layers == 0) return results;
   const auto hidden = [&](const char* name, std::vector<double> TeacherForced::*values, const char* when) {
+    const std::string error =
+        std::string("||h - h*|| / ||h*|| of the residual stream after the layer, ") + when;
     std::vector<Row> rows;
-    for (const TeacherForced& sequence : sequences) rows.push_back(&(sequence.*values));
-    add_by_layer(results, name, rows, steps, layers,
-                 std::string("||h - h*|| / ||h*|| of the residual stream after the layer, ") + when);
+    std::vector<std::vector<double>> over_layers;
+    for (const TeacherForced& sequence : sequences) {
+      rows.push_back(&(sequence.*values));
+      over_layers.push_back(stored.of(StepMeans(layers).of(sequence.*values, 1), 1));
+    }
+    add_by_layer(results, name, rows, steps, layers, stored, error);
+    add_by_sequence(std::string("sequence_") + name, over_layers, "1", error + "; mean over sparse layers");
   };
   hidden("hidden_rel_l2_first", &TeacherForced::hidden_first, "when the position is first computed");
   hidden("hidden_rel_l2_final", &TeacherForced::hidden_final, "when the position leaves its window");
   std::vector<const SelectionMetrics*> selections;
   for (const TeacherForced& sequence : sequences) selections.push_back(&sequence.selection);
-  add_selections(results, selections, steps, layers);
+  add_selections(results, selections, steps, layers, stored);
   return results;
 }
 
@@ -196,7 +235,7 @@ EvalMeasurements results_of(const std::vector<Generated>& generated,
   if (steps == 0) return results;
   results.coordinates.push_back(counted("step", steps));
   results.coordinates.push_back(counted("layer", layers, first_layer));
-  add_selections(results, selections, steps, layers);
+  add_selections(results, selections, steps, layers, StepMeans(1));
   return results;
 }
 

@@ -116,7 +116,7 @@ class Evaluation {
           first_layer, plan_.measure_recall, [&](int64_t tokens) { progress_.add(tokens); });
       std::move(own.begin(), own.end(), measured.begin() + static_cast<std::ptrdiff_t>(group.first));
     });
-    return results_of(measured, first_layer, model_.config().n_layers);
+    return results_of(measured, first_layer, model_.config().n_layers, plan_.average_steps);
   }
 
   EvalMeasurements measure_generation(const EvalPoint& point) {
@@ -188,6 +188,7 @@ Protocol protocol_of(const EvalPlan& plan, const Backend& backend) {
   Protocol protocol;
   protocol.mode = name_of(plan.mode);
   protocol.recall = plan.measure_recall;
+  protocol.average_steps = plan.average_steps;
   protocol.device = backend.device_name();
   return protocol;
 }

@@ -31,12 +31,14 @@ bool agree(Protocol a, Protocol b) {
 std::string described(const Protocol& protocol) {
   std::string text = measurements_of(protocol, ", ");
   if (protocol.latency) text += fmt::format(" (repeats {}, batch {})", protocol.repeats, protocol.batch);
+  if (protocol.average_steps > 1) text += fmt::format(" (means of {} steps)", protocol.average_steps);
   return text + " on " + protocol.device;
 }
 
 void write_protocol(const h5::Id& point, const Protocol& protocol) {
   h5::write_string(point, "measurements", measurements_of(protocol, " "));
   h5::write_string(point, "device", protocol.device);
+  if (protocol.average_steps > 1) h5::write_integer(point, "average_steps", protocol.average_steps);
   if (!protocol.latency) return;
   h5::write_integer(point, "repeats", protocol.repeats);
   h5::write_integer(point, "batch", protocol.batch);
@@ -53,6 +55,8 @@ Protocol read_protocol(const h5::Id& point) {
   protocol.fidelity = measurements.find("fidelity") != std::string::npos;
   protocol.latency = measurements.find("latency") != std::string::npos;
   protocol.device = h5::read_string(point, "device");
+  if (h5::has_attribute(point, "average_steps"))
+    protocol.average_steps = h5::read_integer(point, "average_steps");
   if (!protocol.latency) return protocol;
   protocol.repeats = h5::read_integer(point, "repeats");
   protocol.batch = h5::read_integer(point, "batch");

@@ -239,6 +239,56 @@ TEST(TeacherForced, SequencesOfDifferentLengthsEndInNaN) {
   for (const size_t i : {5, 6, 7}) EXPECT_TRUE(std::isnan(nll.values[i])) << i;
 }
 
+/// Mean of steps [12 * range, ...) of a series [outer, 29 steps, n_inner].
+double mean_of_twelve(const Series& values, size_t outer, size_t range, size_t inner = 0,
+                      size_t n_inner = 1) {
+  const size_t first = range * 12, last = std::min<size_t>(29, first + 12);
+  double sum = 0;
+  for (size_t step = first; step < last; ++step) sum += values.values[(outer * 29 + step) * n_inner + inner];
+  return sum / static_cast<double>(last - first);
+}
+
+TEST(TeacherForced, SeriesHoldMeansOfAsManyStepsAsAskedFor) {
+  EvalCase files;
+  files.write("t.txt", text_of(59 * 2, 6));
+  const std::string retro = sparse_methods.substr(sparse_methods.find("  - {name: retro"));
+  const PointResult every = files.run(files.plan(forced + "output: every.h5\n", retro))[0];
+  const PointResult means = files.run(files.plan(forced + "average_steps: 12\noutput: means.h5\n", retro))[0];
+  EXPECT_EQ(means.id, every.id);
+  EXPECT_EQ(means.summary, every.summary);
+  for (const Coordinate& coordinate : means.coordinates) {
+    if (coordinate.name != "step") continue;
+    EXPECT_EQ(std::get<std::vector<int64_t>>(coordinate.values), (std::vector<int64_t>{0, 12, 24}));
+  }
+  for (size_t range = 0; range < 3; ++range) {
+    for (const char* name :
+         {"nll", "delta_nll", "sequence_hidden_rel_l2_first", "sequence_hidden_rel_l2_final"}) {
+      ASSERT_EQ(series(means, name).shape, (std::vector<int64_t>{2, 3})) << name;
+      for (size_t sequence = 0; sequence < 2; ++sequence)
+        EXPECT_NEAR(series(means, name).values[sequence * 3 + range],
+                    mean_of_twelve(series(every, name), sequence, range), 1e-6)
+            << name;
+    }
+    for (const char* name : {"hidden_rel_l2_final", "effective_exposure"})
+      for (size_t layer = 0; layer < 3; ++layer)
+        EXPECT_NEAR(series(means, name).values[range * 3 + layer],
+                    mean_of_twelve(series(every, name), 0, range, layer, 3), 1e-6)
+            << name;
+  }
+  // Of a sequence, the mean over its layers; of a step, over the sequences.
+  for (size_t step = 0; step < 29; ++step) {
+    const Series& by_layer = series(every, "hidden_rel_l2_final");
+    const Series& by_sequence = series(every, "sequence_hidden_rel_l2_final");
+    EXPECT_NEAR(
+        (by_sequence.values[step] + by_sequence.values[29 + step]) / 2,
+        (by_layer.values[step * 3] + by_layer.values[step * 3 + 1] + by_layer.values[step * 3 + 2]) / 3,
+        1e-6);
+  }
+  SilentObserver observer;
+  EXPECT_THROW(files.run(files.plan(forced + "output: means.h5\n", retro), observer, true), ConfigError);
+  EXPECT_THROW(files.plan("mode: generate\ndata: t.txt\naverage_steps: 2\n"), ConfigError);
+}
+
 TEST(Evaluation, BatchAndThreadsChangeNoBit) {
   EvalCase files;
   files.write("t.txt", text_of(59 * 5, 3));
