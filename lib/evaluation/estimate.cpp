@@ -20,7 +20,7 @@ namespace {
 
 constexpr int64_t real = sizeof(float), number = sizeof(double);
 /// A point's group in a result file before there is a number in it: attributes, dimension scales, headers.
-constexpr int64_t empty_point_bytes = 24 << 10;
+constexpr int64_t empty_point_bytes = 40 << 10;
 
 DecodingMethod method_of(const EvalPoint& point) { return {point.method.selector, point.method.parameters}; }
 
