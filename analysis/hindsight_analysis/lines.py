@@ -24,6 +24,7 @@ class Line:
     x: list[float]
     y: list[float]
     interval: list[float] = field(default_factory=list)
+    members: list[list[Point]] = field(default_factory=list)  # the points of every x
 
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the normal one.
@@ -114,19 +115,20 @@ def lines_along(points: list[Point], x: str, y: Callable[[Point], float]) -> lis
     """A line per variant of every method whose points have the parameter x and a y."""
     points = [point for point in points if x in point.parameters and not np.isnan(y(point))]
     varying = varying_parameters(points, x)
-    groups: dict[tuple[str, tuple], dict[float, list[float]]] = {}
+    groups: dict[tuple[str, tuple], dict[float, list[Point]]] = {}
     for point in points:
         key = (
             point.name,
             tuple(point.parameters.get(parameter) for parameter in varying[point.name]),
         )
-        groups.setdefault(key, {}).setdefault(point.parameters[x], []).append(y(point))
+        groups.setdefault(key, {}).setdefault(point.parameters[x], []).append(point)
     variants: dict[str, list[tuple]] = {}
     for name, values in groups:
         variants.setdefault(name, []).append(values)
     lines = []
     for (name, values), found in groups.items():
         along = sorted(found)
+        values_of = [[y(point) for point in found[value]] for value in along]
         lines.append(
             Line(
                 name,
@@ -134,8 +136,9 @@ def lines_along(points: list[Point], x: str, y: Callable[[Point], float]) -> lis
                 variants[name].index(values),
                 len(variants[name]),
                 along,
-                [float(np.mean(found[value])) for value in along],
-                [mean_interval(found[value]) for value in along],
+                [float(np.mean(ys)) for ys in values_of],
+                [mean_interval(ys) for ys in values_of],
+                [found[value] for value in along],
             )
         )
     return lines

@@ -21,6 +21,7 @@ NOT_PARAMETERS = {
     "steps",
     "measurements",
     "device",
+    "average_steps",
     "repeats",
     "batch",
 }
@@ -61,7 +62,7 @@ def _plain(value):
 def _range(point: h5py.Group) -> dict[str, str]:
     """The steps that were asked for (in older files: that there are) and the layers of a point.
 
-    Points of answers that a model wrote have neither.
+    Points of answers that a model wrote with dense attention have neither.
     """
     if "step" not in point or "layer" not in point:
         return {"steps": _plain(point.attrs.get("steps", "")), "layers": ""}
@@ -113,7 +114,7 @@ def load_result(file: Path) -> Result:
     ]
     # Points over other steps or layers are no samples of the same mean: they are drawn apart.
     for what in ("steps", "layers"):
-        if len({found[what] for found in ranges}) > 1:
+        if len({found[what] for found in ranges} - {""}) > 1:
             for of_point, found in zip(parameters, ranges):
                 of_point[what] = found[what]
     metrics = [

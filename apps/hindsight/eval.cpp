@@ -10,7 +10,8 @@
 #include <vector>
 
 #include "commands.h"
-#include "core/error.h"
+#include "core/process_memory.h"
+#include "evaluation/estimate.h"
 #include "evaluation/evaluation.h"
 #include "methods/catalog.h"
 #include "model/checkpoint.h"
@@ -20,7 +21,10 @@
 namespace hindsight::app {
 namespace {
 
-void print_dry_run(const EvalPlan& plan, const EvalSpec& spec, const Backend& backend) {
+const char* const less_memory = "fewer or shorter sequences or a smaller batch";
+
+void print_dry_run(const EvalPlan& plan, const EvalSpec& spec, const Checkpoint& checkpoint,
+                   Backend& backend) {
   Table table({"point", "data", "method", "sequences", "parameters"});
   for (const EvalPoint& point : spec.points)
     table.add_row({point.id, spec.data[point.data].name, point.method.name,
@@ -28,8 +32,15 @@ void print_dry_run(const EvalPlan& plan, const EvalSpec& spec, const Backend& ba
                    parameters_text(point.method.parameters)});
   fmt::print("{}", table.render());
   fmt::print("\n{} points on {}\n", spec.points.size(), backend.device_name());
-  fmt::print("tokens  {} to decode, one at a time\n", tokens_to_take(plan, spec, nullptr));
-  fmt::print("output  {}\n", plan.output.string());
+  fmt::print("tokens        {} to decode, one at a time\n", tokens_to_take(plan, spec, nullptr));
+  const SweepEstimate beside_program = estimate_memory(plan, spec, checkpoint.config(), checkpoint, backend);
+  SweepEstimate expected = beside_program;
+  expected.host_bytes += resident_bytes();
+  print_memory(expected, backend);
+  // Without the memory there is nothing to measure the time with.
+  require_memory(beside_program, backend, plan.file, less_memory);
+  expected.seconds = measure_time(plan, spec, Model(checkpoint, backend, precision_of(plan)), backend);
+  print_time_and_output(expected, plan.output);
 }
 
 /// As open_backend, but that `auto` is the CPU: a device decodes where it is asked for by name. Throws
@@ -46,7 +57,9 @@ void evaluate(const SweepOptions& options, const CommandLine& line) {
   const Checkpoint checkpoint(plan.model);
   const std::string digest = checkpoint.digest();
   const EvalSpec spec = resolve_evaluation(plan, checkpoint.config(), digest, *backend);
-  if (options.dry_run) return print_dry_run(plan, spec, *backend);
+  if (options.dry_run) return print_dry_run(plan, spec, checkpoint, *backend);
+  require_memory(estimate_memory(plan, spec, checkpoint.config(), checkpoint, *backend), *backend, plan.file,
+                 less_memory);
 
   std::vector<std::pair<std::string, std::string>> digests{{plan.model_name, digest}};
   for (const EvalData& data : spec.data) digests.emplace_back(data.name, data.digest);

@@ -33,14 +33,8 @@ void print_dry_run(const SweepPlan& plan, const ReplaySpec& spec, Backend& backe
   fmt::print("{}", table.render());
   const SweepEstimate expected = estimate(plan, spec, backend);
   fmt::print("\n{} points on {}\n", spec.points.size(), backend.device_name());
-  fmt::print("peak memory   {} (estimated)\n", format_bytes(static_cast<double>(expected.host_bytes)));
-  if (expected.device_bytes > 0)
-    fmt::print("device memory {} (estimated), {} available\n",
-               format_bytes(static_cast<double>(expected.device_bytes)),
-               format_bytes(static_cast<double>(backend.available_bytes())));
-  fmt::print("time          {} (estimated)\n", format_duration(expected.seconds));
-  fmt::print("output        {}, up to {}\n", plan.output.string(),
-             format_bytes(static_cast<double>(expected.output_bytes)));
+  print_memory(expected, backend);
+  print_time_and_output(expected, plan.output);
 }
 
 void run(const SweepOptions& options, const CommandLine& line) {

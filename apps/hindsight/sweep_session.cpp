@@ -73,6 +73,20 @@ std::string parameters_text(const ParameterSet& parameters) {
   return text;
 }
 
+void print_memory(const SweepEstimate& expected, const Backend& backend) {
+  fmt::print("peak memory   {} (estimated)\n", format_bytes(static_cast<double>(expected.host_bytes)));
+  if (expected.device_bytes > 0)
+    fmt::print("device memory {} (estimated), {} available\n",
+               format_bytes(static_cast<double>(expected.device_bytes)),
+               format_bytes(static_cast<double>(backend.available_bytes())));
+}
+
+void print_time_and_output(const SweepEstimate& expected, const std::filesystem::path& output) {
+  fmt::print("time          {} (estimated)\n", format_duration(expected.seconds));
+  fmt::print("output        {}, up to {}\n", output.string(),
+             format_bytes(static_cast<double>(expected.output_bytes)));
+}
+
 void TerminalObserver::check_interrupt() { throw_if_interrupted(); }
 
 }  // namespace hindsight::app

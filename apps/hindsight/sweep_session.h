@@ -2,11 +2,13 @@
 // What the commands that run a sweep share: options, backend, provenance, progress.
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/sweep_estimate.h"
 #include "config/sweep_plan.h"
 #include "core/sweep_observer.h"
 #include "progress.h"
@@ -35,6 +37,10 @@ Provenance provenance_of(const std::string& resolved_yaml, const Backend& backen
 
 /// "budget.ratio=0.1, page_size=16".
 std::string parameters_text(const ParameterSet& parameters);
+
+/// What a dry run says of a sweep.
+void print_memory(const SweepEstimate& expected, const Backend& backend);
+void print_time_and_output(const SweepEstimate& expected, const std::filesystem::path& output);
 
 class TerminalObserver final : public SweepObserver {
  public:

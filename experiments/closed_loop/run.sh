@@ -1,21 +1,39 @@
 #!/usr/bin/env bash
-# Makes the data and runs the four evaluations; words are handed on to hindsight eval, e.g. --set sequences=16.
+# Makes the data and runs the evaluations, then says how methods differ and draws the figures. Words are handed on to hindsight
+# eval, e.g. --set sequences=16, or --device cuda --set batch=200. SWEEPS="tasks text" runs some of them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 hindsight=${HINDSIGHT_BIN:-build/release/apps/hindsight/hindsight}
+python=${PYTHON:-python3}
 data=results/closed_loop
+sweeps=${SWEEPS:-tasks drift text positions}
 mkdir -p "$data"
 
 # 48 rows in a context of 4096: graded, see experiments/tasks/README.md. Answers of about 200 bytes.
 for task_lines in recall:24 chain:47 ledger:20; do
   task=${task_lines%:*}
-  python3 -m experiments.tasks --task "$task" --rows 48 --context 4096 --lines "${task_lines#*:}" --seed 5 --count 200 >"$data/$task.jsonl"
+  [ -s "$data/$task.jsonl" ] || "$python" -m experiments.tasks --task "$task" --rows 48 --context 4096 --lines "${task_lines#*:}" --seed 5 --count 200 >"$data/$task.jsonl"
 done
-for kind in english code; do
-  python3 -c 'import lzma, sys; sys.stdout.buffer.write(lzma.open(sys.argv[1]).read())' "experiments/reference_model/heldout/$kind.txt.xz" >"$data/$kind.txt"
-done
+[ -s "$data/english.txt" ] || xz -dc experiments/reference_model/heldout/english.txt.xz >"$data/english.txt"
 
-for sweep in tasks text english drift; do
+for sweep in $sweeps; do
   "$hindsight" eval "experiments/closed_loop/$sweep.yaml" --resume "$@"
   "$hindsight" report "$data/$sweep.h5" --by point
+done
+
+export PYTHONPATH=$PWD/analysis
+if ! "$python" -c 'import h5netcdf, matplotlib, xarray' 2>/dev/null; then
+  echo "differences and figures need the packages of analysis/requirements.txt" >&2
+  exit 0
+fi
+for sweep in $sweeps; do
+  metrics=delta_nll
+  case $sweep in
+    tasks) metrics=accuracy ;;
+    positions) metrics="delta_nll sequence_hidden_rel_l2_first sequence_hidden_rel_l2_final" ;;
+  esac
+  for metric in $metrics; do
+    "$python" -m hindsight_analysis.paired "$data/$sweep.h5" --metric "$metric" --against quest >"$data/$sweep.$metric.md"
+  done
+  "$python" -m hindsight_analysis.figures "$data/$sweep.h5" --out "$data/figures/$sweep"
 done

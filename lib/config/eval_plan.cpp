@@ -9,8 +9,9 @@ namespace hindsight {
 namespace {
 
 const std::vector<std::string> top_level_keys{
-    "version", "model",         "mode",     "data",     "sequences", "tokens",         "batch",    "device",
-    "output",  "prompt_tokens", "sampling", "defaults", "methods",   "max_new_tokens", "precision"};
+    "version", "model",          "mode",      "data",          "sequences",    "tokens",
+    "batch",   "device",         "output",    "prompt_tokens", "sampling",     "defaults",
+    "methods", "max_new_tokens", "precision", "measure",       "average_steps"};
 const std::vector<std::string> precisions{"float32", "storage"};
 const std::vector<std::string> modes{"teacher_forced", "generate"};
 
@@ -35,10 +36,12 @@ class EvalPlanLoader {
                     fmt::format("tokens: {} leave nothing to measure after prompt_tokens = {}; at least {} "
                                 "would be right",
                                 *plan_.tokens, *plan_.prompt_tokens, *plan_.prompt_tokens + 2));
+    plan_.average_steps = take_of("average_steps", EvalMode::teacher_forced, 1).value_or(1);
     plan_.max_new_tokens = take_of("max_new_tokens", EvalMode::generate, 1);
     take_sampling();
     if (const auto batch = reader_.take_integer("batch", 1, 65536)) plan_.batch = *batch;
     plan_.device = reader_.take_device();
+    take_measure();
     take_precision();
     plan_.output = reader_.take_output();
     plan_.points = reader_.take_methods(Loop::closed);
@@ -68,6 +71,21 @@ class EvalPlanLoader {
       return problems_.add(item.place, fmt::format("mode: '{}' is not known; did you mean {}?", *mode,
                                                    nearest_name(*mode, modes)));
     plan_.mode = *mode == modes[0] ? EvalMode::teacher_forced : EvalMode::generate;
+  }
+
+  void take_measure() {
+    const YamlItem item = reader_.get("measure");
+    if (!item.given()) return;
+    for (const YamlItem& entry : as_list(item, "measure", problems_)) {
+      const auto what = as_string(entry, "measure", problems_);
+      if (!what) continue;
+      if (*what != "recall")
+        problems_.add(entry.place,
+                      fmt::format("measure: '{}' is not known; recall (how much of the true mass is "
+                                  "loaded, beside what is measured anyway) would be right",
+                                  *what));
+      plan_.measure_recall = true;
+    }
   }
 
   void take_precision() {
@@ -134,6 +152,7 @@ class EvalPlanLoader {
       key("sequences") << "all";
     if (plan_.prompt_tokens) key("prompt_tokens") << *plan_.prompt_tokens;
     if (plan_.tokens) key("tokens") << *plan_.tokens;
+    if (plan_.average_steps > 1) key("average_steps") << plan_.average_steps;
     if (plan_.max_new_tokens) key("max_new_tokens") << *plan_.max_new_tokens;
     if (plan_.mode == EvalMode::generate) {
       key("sampling") << YAML::Flow << YAML::BeginMap;
@@ -142,6 +161,7 @@ class EvalPlanLoader {
     }
     key("batch") << plan_.batch;
     key("device") << plan_.device;
+    if (plan_.measure_recall) key("measure") << YAML::Flow << YAML::BeginSeq << "recall" << YAML::EndSeq;
     if (plan_.precision == EvalPrecision::storage) key("precision") << precisions[1];
     key("output") << reader_.relative(plan_.output);
     emit_methods(out, plan_.points);

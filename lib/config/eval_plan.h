@@ -29,11 +29,13 @@ struct EvalPlan {
   std::optional<int64_t> sequences;       ///< most of each file; none: all
   std::optional<int64_t> prompt_tokens;   ///< of teacher forcing; none: those of each line's prompt
   std::optional<int64_t> tokens;          ///< of teacher forcing: most of a sequence
+  int64_t average_steps = 1;              ///< of teacher forcing: series hold means of so many steps
   std::optional<int64_t> max_new_tokens;  ///< of generation; none: as many as the expected answer has
   double temperature = 0;                 ///< of sampling; 0 is greedy
   int64_t seed = 0;                       ///< of sampling
   int64_t batch = 8;                      ///< sequences decoded together; changes no result on the CPU
   std::string device = "auto";
+  bool measure_recall = false;  ///< what of the true mass is loaded; changes nothing that is decoded
   EvalPrecision precision = EvalPrecision::float32;
   std::filesystem::path output;
   std::vector<MethodPoint> points;

@@ -46,32 +46,90 @@ Series series_of(std::string name, std::vector<std::string> dimensions, std::vec
           integral,        std::move(unit),       std::move(description)};
 }
 
-/// Mean over the sequences that reach each cell.
-std::vector<double> mean_over_sequences(const std::vector<TeacherForced>& sequences,
-                                        std::vector<double> TeacherForced::*values, int64_t cells) {
+/// Steps as they are stored: means of `width` of them, each of `inner` values; undefined ones are left out.
+class StepMeans {
+ public:
+  explicit StepMeans(int64_t width) : width_(width) {}
+  int64_t count(int64_t steps) const { return (steps + width_ - 1) / width_; }
+  Coordinate coordinate(int64_t steps) const {
+    std::vector<int64_t> first;
+    for (int64_t step = 0; step < steps; step += width_) first.push_back(step);
+    return {"step", std::move(first)};
+  }
+  std::vector<double> of(const std::vector<double>& values, int64_t inner) const {
+    const auto steps = static_cast<int64_t>(values.size()) / inner;
+    std::vector<double> means;
+    for (int64_t first = 0; first < steps; first += width_)
+      for (int64_t i = 0; i < inner; ++i) {
+        std::vector<double> together;
+        for (int64_t step = first; step < std::min(first + width_, steps); ++step)
+          together.push_back(values[static_cast<size_t>(step * inner + i)]);
+        means.push_back(mean(together));
+      }
+    return means;
+  }
+
+ private:
+  int64_t width_;
+};
+
+/// Values of one sequence.
+using Row = const std::vector<double>*;
+
+/// Mean over the rows that reach each cell.
+std::vector<double> mean_over_sequences(const std::vector<Row>& rows, int64_t cells) {
   std::vector<double> sum(static_cast<size_t>(cells), 0.0), count(sum.size(), 0.0);
-  for (const TeacherForced& sequence : sequences) {
-    const std::vector<double>& own = sequence.*values;
-    for (size_t i = 0; i < own.size(); ++i)
-      if (!std::isnan(own[i])) {
-        sum[i] += own[i];
+  for (const Row row : rows)
+    for (size_t i = 0; i < row->size(); ++i)
+      if (!std::isnan((*row)[i])) {
+        sum[i] += (*row)[i];
         count[i] += 1;
       }
-  }
   for (size_t i = 0; i < sum.size(); ++i) sum[i] = count[i] > 0 ? sum[i] / count[i] : undefined;
   return sum;
+}
+
+/// A series [step, layer] of means over the sequences, and its mean.
+void add_by_layer(EvalMeasurements& results, const char* name, const std::vector<Row>& rows, int64_t steps,
+                  int64_t layers, const StepMeans& stored, const std::string& description) {
+  const std::vector<double> cells = mean_over_sequences(rows, steps * layers);
+  results.summary.emplace_back(std::string(name) + "_mean", mean(cells));
+  results.series.push_back(series_of(name, {"step", "layer"}, {stored.count(steps), layers},
+                                     stored.of(cells, layers), "1", description + "; mean over sequences"));
+}
+
+/// `selections`: those of all sequences; nothing where everything was loaded.
+void add_selections(EvalMeasurements& results, const std::vector<const SelectionMetrics*>& selections,
+                    int64_t steps, int64_t layers, const StepMeans& stored) {
+  const auto add = [&](const char* name, std::vector<double> SelectionMetrics::*values,
+                       const char* description) {
+    std::vector<Row> rows;
+    bool is_measured = false;
+    for (const SelectionMetrics* selection : selections) {
+      rows.push_back(&(selection->*values));
+      is_measured = is_measured || !rows.back()->empty();
+    }
+    if (is_measured) add_by_layer(results, name, rows, steps, layers, stored, description);
+  };
+  add("effective_exposure", &SelectionMetrics::effective_exposure,
+      "tokens shown to the query in the end / tokens loaded at its own step, mean over selection units");
+  add("oracle_page_recall", &SelectionMetrics::oracle_page_recall,
+      "share of the k pages of the largest true mass that were loaded, mean over selection units");
+  add("mass_recall_first", &SelectionMetrics::mass_recall_first,
+      "true softmax mass of what was loaded at the query's own step, mean over heads");
 }
 
 }  // namespace
 
 EvalMeasurements results_of(const std::vector<TeacherForced>& sequences, int64_t first_layer,
-                            int64_t n_layers) {
+                            int64_t n_layers, int64_t average_steps) {
   const auto n = static_cast<int64_t>(sequences.size());
+  const StepMeans stored(average_steps);
   int64_t steps = 0;
   for (const TeacherForced& sequence : sequences)
     steps = std::max(steps, static_cast<int64_t>(sequence.nll.size()));
   EvalMeasurements results;
-  results.coordinates = {counted("sequence", n), counted("step", steps),
+  results.coordinates = {counted("sequence", n), stored.coordinate(steps),
                          counted("layer", n_layers - first_layer, first_layer)};
 
   struct PerStep {
@@ -86,46 +144,60 @@ EvalMeasurements results_of(const std::vector<TeacherForced>& sequences, int64_t
        &TeacherForced::logit_kl, false},
       {"token_agreement", "1", "1 where the most likely token is that of dense attention",
        &TeacherForced::token_agreement, true}};
+  const auto add_by_sequence = [&](const std::string& name, const std::vector<std::vector<double>>& rows,
+                                   const char* unit, const std::string& description) {
+    results.series.push_back(series_of(name, {"sequence", "step"}, {n, stored.count(steps)},
+                                       padded(rows, stored.count(steps), undefined), unit, description));
+  };
   for (const PerStep& metric : per_step) {
     std::vector<std::vector<double>> rows;
-    std::vector<double> per_sequence;
+    std::vector<double> per_sequence, all;
     for (const TeacherForced& sequence : sequences) {
-      rows.push_back(sequence.*metric.values);
-      per_sequence.push_back(mean(rows.back()));
+      const std::vector<double>& values = sequence.*metric.values;
+      all.insert(all.end(), values.begin(), values.end());
+      per_sequence.push_back(mean(values));
+      rows.push_back(stored.of(values, 1));
     }
-    std::vector<double> values = padded(rows, steps, undefined);
-    results.summary.emplace_back(std::string(metric.name) + "_mean", mean(values));
+    results.summary.emplace_back(std::string(metric.name) + "_mean", mean(all));
     if (metric.with_error)
       results.summary.emplace_back(std::string(metric.name) + "_standard_error",
                                    standard_error(per_sequence));
-    results.series.push_back(series_of(metric.name, {"sequence", "step"}, {n, steps}, std::move(values),
-                                       metric.unit, metric.description));
+    add_by_sequence(metric.name, rows, metric.unit, metric.description);
   }
 
   const int64_t layers = n_layers - first_layer;
   if (layers == 0) return results;
   const auto hidden = [&](const char* name, std::vector<double> TeacherForced::*values, const char* when) {
-    std::vector<double> cells = mean_over_sequences(sequences, values, steps * layers);
-    results.summary.emplace_back(std::string(name) + "_mean", mean(cells));
-    results.series.push_back(
-        series_of(name, {"step", "layer"}, {steps, layers}, std::move(cells), "1",
-                  std::string("||h - h*|| / ||h*|| of the residual stream after the layer, ") + when +
-                      "; mean over sequences"));
+    const std::string error =
+        std::string("||h - h*|| / ||h*|| of the residual stream after the layer, ") + when;
+    std::vector<Row> rows;
+    std::vector<std::vector<double>> over_layers;
+    for (const TeacherForced& sequence : sequences) {
+      rows.push_back(&(sequence.*values));
+      over_layers.push_back(stored.of(StepMeans(layers).of(sequence.*values, 1), 1));
+    }
+    add_by_layer(results, name, rows, steps, layers, stored, error);
+    add_by_sequence(std::string("sequence_") + name, over_layers, "1", error + "; mean over sparse layers");
   };
   hidden("hidden_rel_l2_first", &TeacherForced::hidden_first, "when the position is first computed");
   hidden("hidden_rel_l2_final", &TeacherForced::hidden_final, "when the position leaves its window");
+  std::vector<const SelectionMetrics*> selections;
+  for (const TeacherForced& sequence : sequences) selections.push_back(&sequence.selection);
+  add_selections(results, selections, steps, layers, stored);
   return results;
 }
 
-EvalMeasurements results_of(const std::vector<std::vector<int32_t>>& written,
-                            const std::vector<EvalSequence>& sequences) {
+EvalMeasurements results_of(const std::vector<Generated>& generated,
+                            const std::vector<EvalSequence>& sequences, int64_t first_layer,
+                            int64_t n_layers) {
   const auto n = static_cast<int64_t>(sequences.size());
   std::vector<AnswerScore> scores;
   std::vector<std::vector<double>> ids, expected;
   size_t longest = 1;
   for (size_t s = 0; s < sequences.size(); ++s) {
-    scores.push_back(score_answer(written[s], sequences[s]));
-    ids.emplace_back(written[s].begin(), written[s].end());
+    const std::vector<int32_t>& written = generated[s].tokens;
+    scores.push_back(score_answer(written, sequences[s]));
+    ids.emplace_back(written.begin(), written.end());
     expected.emplace_back(sequences[s].answer.begin(), sequences[s].answer.end());
     longest = std::max({longest, ids.back().size(), expected.back().size()});
   }
@@ -151,6 +223,19 @@ EvalMeasurements results_of(const std::vector<std::vector<int32_t>>& written,
   results.series.push_back(series_of("expected", {"sequence", "token"}, {n, width},
                                      padded(expected, width, -1), "1",
                                      "token ids of the expected answer, -1 after their end", true));
+  // A step takes a token: the last that is written is not taken.
+  const int64_t layers = n_layers - first_layer;
+  int64_t steps = 0;
+  std::vector<const SelectionMetrics*> selections;
+  for (const Generated& own : generated) {
+    selections.push_back(&own.selection);
+    if (layers > 0)
+      steps = std::max(steps, static_cast<int64_t>(own.selection.effective_exposure.size()) / layers);
+  }
+  if (steps == 0) return results;
+  results.coordinates.push_back(counted("step", steps));
+  results.coordinates.push_back(counted("layer", layers, first_layer));
+  add_selections(results, selections, steps, layers, StepMeans(1));
   return results;
 }
 

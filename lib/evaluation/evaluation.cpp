@@ -1,7 +1,6 @@
 #include "evaluation/evaluation.h"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <mutex>
@@ -10,16 +9,12 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "evaluation/eval_results.h"
+#include "evaluation/groups.h"
 #include "evaluation/kept_values.h"
 #include "methods/catalog.h"
 
 namespace hindsight {
 namespace {
-
-/// Tokens that a sequence takes one at a time.
-int64_t steps_of(const EvalPlan& plan, const EvalSequence& sequence) {
-  return plan.mode == EvalMode::teacher_forced ? teacher_forced_steps(sequence) : sequence.new_tokens - 1;
-}
 
 /// What of an evaluation decides its results beside method and data. On a device sequences that are decoded
 /// together change how sums are cut.
@@ -74,21 +69,6 @@ class Progress {
   std::mutex mutex_;
 };
 
-/// Sequences [first, first + n) of a file.
-struct Group {
-  size_t first = 0, n = 0;
-};
-
-/// At most `batch` together, and fewer where threads would have no group.
-std::vector<Group> groups_of(const EvalData& data, int64_t batch, int64_t threads) {
-  std::vector<Group> groups;
-  const auto n = static_cast<int64_t>(data.sequences.size());
-  const auto size = static_cast<size_t>(std::min(batch, (n + threads - 1) / threads));
-  for (size_t first = 0; first < data.sequences.size(); first += size)
-    groups.push_back({first, std::min(size, data.sequences.size() - first)});
-  return groups;
-}
-
 class Evaluation {
  public:
   Evaluation(const EvalPlan& plan, const EvalSpec& spec, const Model& model, Backend& backend,
@@ -98,11 +78,9 @@ class Evaluation {
         model_(model),
         backend_(backend),
         progress_(progress),
-        // On the CPU groups are independent; a device runs one after the other.
-        threads_(backend.driver().empty() ? omp_get_max_threads() : 1),
-        // Both are kept on the host.
-        references_(make_cpu_backend()->available_bytes() / 2),
-        prompts_(make_cpu_backend()->available_bytes() / 2) {}
+        threads_(groups_at_once(backend)),
+        references_(kept_values_limit(make_cpu_backend()->available_bytes())),
+        prompts_(kept_values_limit(make_cpu_backend()->available_bytes())) {}
 
   EvalMeasurements measure(const EvalPoint& point) {
     return plan_.mode == EvalMode::teacher_forced ? measure_teacher_forced_point(point)
@@ -112,14 +90,17 @@ class Evaluation {
  private:
   std::vector<const EvalSequence*> sequences_of(const EvalData& data, Group group) const {
     std::vector<const EvalSequence*> sequences;
-    for (size_t i = 0; i < group.n; ++i) sequences.push_back(&data.sequences[group.first + i]);
+    for (const EvalSequence& sequence : group.of(data)) sequences.push_back(&sequence);
     return sequences;
+  }
+
+  int64_t first_sparse_layer(const EvalPoint& point) const {
+    return std::min(model_.config().n_layers, point.method.parameters.integer("dense_layers"));
   }
 
   EvalMeasurements measure_teacher_forced_point(const EvalPoint& point) {
     const EvalData& data = spec_.data[point.data];
-    const int64_t first_layer =
-        std::min(model_.config().n_layers, point.method.parameters.integer("dense_layers"));
+    const int64_t first_layer = first_sparse_layer(point);
     const std::vector<Group> groups = groups_of(data, plan_.batch, threads_);
     std::vector<TeacherForced> measured(data.sequences.size());
     for_each_piece(static_cast<int64_t>(groups.size()), threads_ > 1, [&](int64_t g) {
@@ -132,16 +113,16 @@ class Evaluation {
         }));
       std::vector<TeacherForced> own = measure_teacher_forced(
           model_, backend_, {point.method.selector, point.method.parameters}, sequences, references,
-          first_layer, [&](int64_t tokens) { progress_.add(tokens); });
+          first_layer, plan_.measure_recall, [&](int64_t tokens) { progress_.add(tokens); });
       std::move(own.begin(), own.end(), measured.begin() + static_cast<std::ptrdiff_t>(group.first));
     });
-    return results_of(measured, first_layer, model_.config().n_layers);
+    return results_of(measured, first_layer, model_.config().n_layers, plan_.average_steps);
   }
 
   EvalMeasurements measure_generation(const EvalPoint& point) {
     const EvalData& data = spec_.data[point.data];
     const std::vector<Group> groups = groups_of(data, plan_.batch, threads_);
-    std::vector<std::vector<int32_t>> written(data.sequences.size());
+    std::vector<Generated> generated(data.sequences.size());
     for_each_piece(static_cast<int64_t>(groups.size()), threads_ > 1, [&](int64_t g) {
       const Group group = groups[static_cast<size_t>(g)];
       const std::vector<const EvalSequence*> sequences = sequences_of(data, group);
@@ -151,12 +132,13 @@ class Evaluation {
           progress_.add(0);
           return prefill(model_, backend_, sequences[i]->tokens);
         }));
-      auto own = generate(model_, backend_, {point.method.selector, point.method.parameters}, sequences,
-                          prompts, {plan_.temperature, static_cast<uint64_t>(plan_.seed)},
-                          static_cast<int64_t>(group.first), [&](int64_t tokens) { progress_.add(tokens); });
-      std::move(own.begin(), own.end(), written.begin() + static_cast<std::ptrdiff_t>(group.first));
+      auto own =
+          generate(model_, backend_, {point.method.selector, point.method.parameters}, sequences, prompts,
+                   {plan_.temperature, static_cast<uint64_t>(plan_.seed)}, static_cast<int64_t>(group.first),
+                   plan_.measure_recall, [&](int64_t tokens) { progress_.add(tokens); });
+      std::move(own.begin(), own.end(), generated.begin() + static_cast<std::ptrdiff_t>(group.first));
     });
-    return results_of(written, data.sequences);
+    return results_of(generated, data.sequences, first_sparse_layer(point), model_.config().n_layers);
   }
 
   const EvalPlan& plan_;
@@ -194,6 +176,10 @@ EvalSpec resolve_evaluation(const EvalPlan& plan, const ModelConfig& config, con
   return spec;
 }
 
+int64_t steps_of(const EvalPlan& plan, const EvalSequence& sequence) {
+  return plan.mode == EvalMode::teacher_forced ? teacher_forced_steps(sequence) : sequence.new_tokens - 1;
+}
+
 Precision precision_of(const EvalPlan& plan) {
   return plan.precision == EvalPrecision::storage ? Precision::storage : Precision::float32;
 }
@@ -201,6 +187,8 @@ Precision precision_of(const EvalPlan& plan) {
 Protocol protocol_of(const EvalPlan& plan, const Backend& backend) {
   Protocol protocol;
   protocol.mode = name_of(plan.mode);
+  protocol.recall = plan.measure_recall;
+  protocol.average_steps = plan.average_steps;
   protocol.device = backend.device_name();
   return protocol;
 }

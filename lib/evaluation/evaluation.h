@@ -36,6 +36,9 @@ Precision precision_of(const EvalPlan& plan);
 
 Protocol protocol_of(const EvalPlan& plan, const Backend& backend);
 
+/// Tokens that a sequence takes one at a time.
+int64_t steps_of(const EvalPlan& plan, const EvalSequence& sequence);
+
 /// Tokens that the points take which `writer` does not hold yet: the work ahead.
 int64_t tokens_to_take(const EvalPlan& plan, const EvalSpec& spec, const ResultWriter* writer);
 

@@ -31,24 +31,26 @@ AnswerScore score_answer(std::span<const int32_t> written, const EvalSequence& s
           first_error == length ? 1.0 : 0.0, static_cast<double>(first_error)};
 }
 
-std::vector<std::vector<int32_t>> generate(const Model& model, Backend& backend, const DecodingMethod& method,
-                                           std::span<const EvalSequence* const> sequences,
-                                           std::span<const std::shared_ptr<const Prompt>> prompts,
-                                           const Sampling& sampling, int64_t index,
-                                           const std::function<void(int64_t tokens)>& step_done) {
+std::vector<Generated> generate(const Model& model, Backend& backend, const DecodingMethod& method,
+                                std::span<const EvalSequence* const> sequences,
+                                std::span<const std::shared_ptr<const Prompt>> prompts,
+                                const Sampling& sampling, int64_t index, bool with_recall,
+                                const std::function<void(int64_t tokens)>& step_done) {
   std::vector<int64_t> capacities;
   for (const EvalSequence* sequence : sequences) capacities.push_back(sequence->total_tokens());
   Decoder decoder(model, backend, method, capacities);
-  std::vector<std::vector<int32_t>> written(sequences.size());
+  SelectionMeasures selections(decoder, method, sequences, with_recall);
+  std::vector<Generated> generated(sequences.size());
   const std::vector<int64_t>& ends = model.config().eos;
   // The next token of each sequence that goes on.
   std::vector<NextToken> next;
   const auto write = [&](size_t s, std::span<const float> logits) {
-    const int64_t position = sequences[s]->prompt_tokens + static_cast<int64_t>(written[s].size());
+    std::vector<int32_t>& written = generated[s].tokens;
+    const int64_t position = sequences[s]->prompt_tokens + static_cast<int64_t>(written.size());
     const int32_t token = next_token(logits, sampling, index + static_cast<int64_t>(s), position);
-    written[s].push_back(token);
+    written.push_back(token);
     const bool ended = std::find(ends.begin(), ends.end(), token) != ends.end();
-    if (!ended && static_cast<int64_t>(written[s].size()) < sequences[s]->new_tokens)
+    if (!ended && static_cast<int64_t>(written.size()) < sequences[s]->new_tokens)
       next.push_back({static_cast<int64_t>(s), token});
   };
   for (size_t s = 0; s < sequences.size(); ++s) {
@@ -63,7 +65,8 @@ std::vector<std::vector<int32_t>> generate(const Model& model, Backend& backend,
       write(static_cast<size_t>(taken[i].sequence), std::span(logits).subspan(i * vocabulary, vocabulary));
     step_done(static_cast<int64_t>(taken.size()));
   }
-  return written;
+  for (size_t s = 0; s < sequences.size(); ++s) generated[s].selection = selections.finish(s);
+  return generated;
 }
 
 }  // namespace hindsight

@@ -19,6 +19,7 @@ class ReferenceRecorder final : public PrefillObserver {
         reference_(reference),
         check_interrupt_(check_interrupt) {
     const ModelConfig& config = model.config();
+    reference.logits.reserve(static_cast<size_t>((end - first) * config.vocabulary));
     reference.hidden.resize(static_cast<size_t>((end - first) * config.n_layers * config.hidden));
   }
   void on_chunk(int64_t) override { check_interrupt_(); }
@@ -130,7 +131,7 @@ DenseReference make_reference(const Model& model, Backend& backend, const EvalSe
 std::vector<TeacherForced> measure_teacher_forced(
     const Model& model, Backend& backend, const DecodingMethod& method,
     std::span<const EvalSequence* const> sequences,
-    std::span<const std::shared_ptr<const DenseReference>> references, int64_t first_layer,
+    std::span<const std::shared_ptr<const DenseReference>> references, int64_t first_layer, bool with_recall,
     const std::function<void(int64_t tokens)>& step_done) {
   std::vector<int64_t> capacities;
   std::vector<SequenceMeasure> measures;
@@ -142,6 +143,7 @@ std::vector<TeacherForced> measure_teacher_forced(
   }
   Decoder decoder(model, backend, method, capacities);
   for (size_t s = 0; s < sequences.size(); ++s) decoder.start(static_cast<int64_t>(s), references[s]->prompt);
+  SelectionMeasures selections(decoder, method, sequences, with_recall);
   const int64_t hidden = model.config().hidden;
   decoder.observe_hidden([&](int64_t layer, const WindowSpan& span, int64_t n, std::span<const float> rows) {
     for (int64_t i = 0; i < n; ++i)
@@ -162,7 +164,10 @@ std::vector<TeacherForced> measure_teacher_forced(
     step_done(static_cast<int64_t>(next.size()));
   }
   std::vector<TeacherForced> measured;
-  for (SequenceMeasure& measure : measures) measured.push_back(measure.take());
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    measured.push_back(measures[s].take());
+    measured.back().selection = selections.finish(s);
+  }
   return measured;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "evaluation/eval_data.h"
+#include "evaluation/selection_measure.h"
 #include "model/decoder.h"
 
 namespace hindsight {
@@ -30,14 +31,15 @@ DenseReference make_reference(const Model& model, Backend& backend, const EvalSe
 struct TeacherForced {
   std::vector<double> nll, delta_nll, logit_kl, token_agreement;  ///< [steps]
   std::vector<double> hidden_first, hidden_final;                 ///< [steps, layers from first_layer on]
+  SelectionMetrics selection;                                     ///< empty where everything is loaded
 };
 
-/// Decodes the sequences together. `step_done` is called after each step with the tokens it took; what it
-/// throws ends the measurement.
+/// Decodes the sequences together. `with_recall`: true mass is measured. `step_done` is called after each
+/// step with the tokens it took; what it throws ends the measurement.
 std::vector<TeacherForced> measure_teacher_forced(
     const Model& model, Backend& backend, const DecodingMethod& method,
     std::span<const EvalSequence* const> sequences,
-    std::span<const std::shared_ptr<const DenseReference>> references, int64_t first_layer,
+    std::span<const std::shared_ptr<const DenseReference>> references, int64_t first_layer, bool with_recall,
     const std::function<void(int64_t tokens)>& step_done);
 
 }  // namespace hindsight

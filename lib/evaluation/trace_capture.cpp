@@ -83,7 +83,9 @@ std::vector<int32_t> continued(const Model& model, Backend& backend, std::vector
   dense.parameters.set("page_size", int64_t{16});
   dense.parameters.set("dense_layers", int64_t{0});
   const std::vector<int32_t> written =
-      generate(model, backend, dense, sequences, prompts, options.sampling, 0, step_done).front();
+      generate(model, backend, dense, sequences, prompts, options.sampling, 0, false, step_done)
+          .front()
+          .tokens;
   if (static_cast<int64_t>(written.size()) < options.generate)
     throw ConfigError(
         fmt::format("--generate: the model ended its text after {} tokens; at most {} would be "

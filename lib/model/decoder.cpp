@@ -2,20 +2,18 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 #include <stdexcept>
 
 #include "methods/catalog.h"
 #include "methods/retro.h"
 
 namespace hindsight {
-namespace {
 
 int64_t first_sparse_layer_of(const ModelConfig& config, const DecodingMethod& method) {
   if (make_selector(method.selector, method.parameters)->is_dense()) return config.n_layers;
   return std::min(config.n_layers, method.parameters.integer("dense_layers"));
 }
-
-}  // namespace
 
 Decoder::Decoder(const Model& model, Backend& backend, const DecodingMethod& method,
                  std::span<const int64_t> capacities)
@@ -92,6 +90,7 @@ Tensor<float, 2> Decoder::step_on_backend(std::span<const NextToken> tokens) {
     for (const auto& layer : layers_) layer->move_rows(moves);
   }
   run_step();
+  if (selection_observer_) show_selections();
   return backend_.rows_of(logits_, 0, newest_.size());
 }
 
@@ -144,6 +143,14 @@ Tensor<float, 2> Decoder::run_layer(int64_t layer, const LayerRows& rows, const 
   model_.compute().finish_layer(layer, attended, result);
   if (observer_) show_hidden(layer, wanted, result);
   return result;
+}
+
+void Decoder::show_selections() {
+  const int64_t n_layers = model_.config().n_layers;
+  for (int64_t layer = first_sparse_; layer < n_layers; ++layer)
+    if (const std::optional<PageSelection> selection =
+            layers_[static_cast<size_t>(layer)]->selection(newest_.block, with_true_mass_))
+      selection_observer_(layer, layer + 1 == n_layers ? newest_.spans : windows_.spans, *selection);
 }
 
 void Decoder::show_hidden(int64_t layer, const LayerRows& rows, const Tensor<float, 2>& x) {

@@ -25,10 +25,12 @@ struct NextToken {
 using HiddenObserver =
     std::function<void(int64_t layer, const WindowSpan& span, int64_t n, std::span<const float> rows)>;
 
+/// The first `dense_layers` layers attend densely, and all where the selector loads everything.
+int64_t first_sparse_layer_of(const ModelConfig& config, const DecodingMethod& method);
+
 class Decoder {
  public:
-  /// capacities: most tokens of each sequence, prompt included. The first `dense_layers` layers attend
-  /// densely, and all where the selector loads everything. `model` and `backend` outlive the decoder.
+  /// capacities: most tokens of each sequence, prompt included. `model` and `backend` outlive the decoder.
   Decoder(const Model& model, Backend& backend, const DecodingMethod& method,
           std::span<const int64_t> capacities);
 
@@ -46,8 +48,14 @@ class Decoder {
   /// The same without waiting: the logits stay on the backend, until the next step.
   Tensor<float, 2> step_on_backend(std::span<const NextToken> tokens);
   void observe_hidden(HiddenObserver observer) { observer_ = std::move(observer); }
+  /// Called after every step. True mass takes a look at all keys.
+  void observe_selections(SelectionObserver observer, bool with_true_mass) {
+    selection_observer_ = std::move(observer);
+    with_true_mass_ = with_true_mass;
+  }
   /// Layers below it attend densely; their positions are computed once.
   int64_t first_sparse_layer() const { return first_sparse_; }
+  int64_t n_layers() const { return model_.config().n_layers; }
 
   /// What the decoder holds on its backend, in bytes; the model's own is not in it.
   struct Memory {
@@ -69,6 +77,7 @@ class Decoder {
   /// Rows x through a layer: [rows.size(), hidden] on the way in, [wanted.size(), hidden] out.
   Tensor<float, 2> run_layer(int64_t layer, const LayerRows& rows, const LayerRows& wanted,
                              const Tensor<float, 2>& x);
+  void show_selections();
   void show_hidden(int64_t layer, const LayerRows& rows, const Tensor<float, 2>& x);
 
   const Model& model_;
@@ -85,6 +94,8 @@ class Decoder {
   std::vector<std::unique_ptr<LayerAttention>> layers_;
   std::vector<int64_t> n_tokens_;  ///< of each sequence
   HiddenObserver observer_;
+  SelectionObserver selection_observer_;
+  bool with_true_mass_ = false;
   bool can_be_recorded_ = true;
   StepShape last_shape_{};
   std::vector<std::shared_ptr<Storage>> recorded_memory_;  ///< of the model, which may take other by and by

@@ -4,12 +4,10 @@
 namespace hindsight {
 namespace {
 
-constexpr int64_t page_size = 16;  // of no consequence to dense attention
-
 class DenseAttention final : public LayerAttention {
  public:
   DenseAttention(Backend& backend, const LayerShape& shape, std::span<const int64_t> capacities)
-      : backend_(backend), grown_(backend, shape, capacities, page_size) {
+      : backend_(backend), grown_(backend, shape, capacities, dense_page_size) {
     const auto batch = static_cast<int64_t>(capacities.size());
     out_ = backend.make_tensor<float, 3>({batch, shape.n_q_heads, shape.head_dim});
     lse_ = backend.make_tensor<float, 2>({batch, shape.n_q_heads});
@@ -27,6 +25,7 @@ class DenseAttention final : public LayerAttention {
     backend_.dense(grown_.layer(), grown_.cache(), rows.block, out, backend_.rows_of(lse_, 0, rows.size()));
     return {flat_rows(out), {}};
   }
+  std::optional<PageSelection> selection(const Block&, bool) override { return std::nullopt; }
   bool can_be_recorded() const override { return true; }
   AttentionBytes bytes() const override {
     return {grown_.cache_bytes(), grown_.cache().summary_bytes(),

@@ -3,6 +3,7 @@
 // retrospective window (RetroAttention, section 3, across layers).
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -10,6 +11,7 @@
 #include "config/parameters.h"
 #include "model/layer_rows.h"
 #include "model/model_compute.h"
+#include "model/page_selection.h"
 
 namespace hindsight {
 
@@ -40,11 +42,17 @@ class LayerAttention {
   /// of no use but for their keys and values.
   virtual ChosenRows attend(const LayerRows& rows, const LayerRows& wanted,
                             const ProjectedRows& projected) = 0;
+  /// What the last attend() loaded for the newest positions, whose block is given; nothing where that is
+  /// everything. Changes nothing that a later step depends on.
+  virtual std::optional<PageSelection> selection(const Block& newest, bool with_true_mass) = 0;
   /// Whether attend() asks for the same primitives at every step, on tensors that stay, and reads nothing
   /// back (Backend::record).
   virtual bool can_be_recorded() const = 0;
   virtual AttentionBytes bytes() const = 0;
 };
+
+/// Of no consequence to what dense attention computes.
+constexpr int64_t dense_page_size = 16;
 
 /// Every span has one row.
 std::unique_ptr<LayerAttention> make_dense_attention(Backend& backend, const LayerShape& shape,

@@ -5,14 +5,11 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "model/layer_attention.h"
 #include "model/layer_rows.h"
 
 namespace hindsight {
 namespace {
-
-/// Rows that go through the model at once: enough that weights are used often, few enough to stay small.
-constexpr int64_t chunk_tokens = 256;
-constexpr int64_t page_size = 16;  // of no consequence to dense attention
 
 /// Dense attention of one layer while its sequence grows.
 class PrefillLayer {
@@ -20,7 +17,7 @@ class PrefillLayer {
   PrefillLayer(Backend& backend, const LayerShape& shape, int64_t n_tokens)
       : backend_(backend),
         layer_(backend.make_growing_layer(shape, {&n_tokens, 1})),
-        cache_(backend.make_cache(*layer_, page_size)) {}
+        cache_(backend.make_cache(*layer_, dense_page_size)) {}
 
   Tensor<float, 3> attend(int64_t first_position, const ProjectedRows& rows) {
     const int64_t heads = layer_->n_q_heads, n = rows.q.shape[0];
@@ -60,13 +57,15 @@ Prompt prefill(const Model& model, Backend& backend, std::span<const int32_t> to
   prompt.n_tokens = static_cast<int64_t>(tokens.size());
   prompt.k.resize(static_cast<size_t>(config.n_layers));
   prompt.v.resize(static_cast<size_t>(config.n_layers));
+  for (auto* rows_of_layers : {&prompt.k, &prompt.v})
+    for (auto& rows : *rows_of_layers) rows.reserve(static_cast<size_t>(prompt.n_tokens * config.kv_size()));
   std::vector<PrefillLayer> layers;
   for (int64_t layer = 0; layer < config.n_layers; ++layer)
     layers.emplace_back(backend, model.layer_shape(layer), prompt.n_tokens);
 
-  for (int64_t first = 0; first < prompt.n_tokens; first += chunk_tokens) {
+  for (int64_t first = 0; first < prompt.n_tokens; first += prefill_chunk_tokens) {
     if (observer) observer->on_chunk(first);
-    const int64_t n = std::min(chunk_tokens, prompt.n_tokens - first), d = config.head_dim;
+    const int64_t n = std::min(prefill_chunk_tokens, prompt.n_tokens - first), d = config.head_dim;
     std::vector<int32_t> positions(static_cast<size_t>(n));
     std::iota(positions.begin(), positions.end(), static_cast<int32_t>(first));
     const Tensor<int32_t, 1> at = backend.make_numbers(positions);

@@ -11,6 +11,9 @@
 
 namespace hindsight {
 
+/// Rows that go through the model at once: enough that weights are used often, few enough to stay small.
+constexpr int64_t prefill_chunk_tokens = 256;
+
 struct Prompt {
   int64_t n_tokens = 0;
   std::vector<std::vector<float>> k, v;  ///< per layer [P, Hkv, d], as they stand in a cache

@@ -1,15 +1,11 @@
 #include "replay/estimate.h"
 
-#include <fmt/format.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <set>
 #include <tuple>
 
-#include "core/error.h"
+#include "core/process_memory.h"
 #include "methods/catalog.h"
 #include "replay/latency.h"
 #include "replay/layer_replay.h"
@@ -18,15 +14,6 @@
 
 namespace hindsight {
 namespace {
-
-/// Resident now: the program with its libraries and, on a device, the context that the driver keeps on the
-/// host. Linux's /proc/self/statm, in pages; a second field that cannot be read is an error of the system.
-int64_t resident_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  int64_t total = 0, resident = 0;
-  if (!(statm >> total >> resident)) throw EnvironmentError("/proc/self/statm: cannot be read; mount /proc");
-  return resident * sysconf(_SC_PAGESIZE);
-}
 
 struct Rates {
   double flops_per_second = 1e9;
@@ -201,13 +188,8 @@ SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& b
 }
 
 void require_memory(const SweepPlan& plan, const ReplaySpec& spec, const Backend& backend) {
-  const SweepEstimate needed = estimate_beside_program(plan, spec, backend, Rates{});
-  const int64_t bytes = std::max(needed.device_bytes, backend.driver().empty() ? needed.host_bytes : 0);
-  if (const int64_t available = backend.available_bytes(); bytes > available)
-    throw EnvironmentError(fmt::format(
-        "{}: the sweep needs about {} MB and {} has {} MB left; fewer steps, layers, a smaller batch or a "
-        "smaller window would be right (--dry-run states what a sweep needs)",
-        plan.file.string(), bytes / 1000000, backend.device_name(), available / 1000000));
+  require_memory(estimate_beside_program(plan, spec, backend, Rates{}), backend, plan.file,
+                 "fewer steps, layers, a smaller batch or a smaller window");
 }
 
 }  // namespace hindsight

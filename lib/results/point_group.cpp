@@ -13,8 +13,9 @@ namespace hindsight {
 namespace {
 
 /// Attributes of a point that are no parameter of its method.
-constexpr std::array<const char*, 9> not_parameters{
-    "name", "selector", "trace", "trace_digest", "steps", "measurements", "device", "repeats", "batch"};
+constexpr std::array<const char*, 10> not_parameters{"name",    "selector",     "trace",  "trace_digest",
+                                                     "steps",   "measurements", "device", "average_steps",
+                                                     "repeats", "batch"};
 
 h5::Id write_coordinate(const h5::Id& group, const Coordinate& coordinate) {
   if (const auto* names = std::get_if<std::vector<std::string>>(&coordinate.values)) {

@@ -15,7 +15,7 @@ bool agree(Protocol a, Protocol b);
 /// "fidelity, latency (repeats 20, batch 1) on CPU, 2 threads".
 std::string described(const Protocol& protocol);
 
-/// Attributes measurements, device and, of latencies, repeats and batch.
+/// Attributes measurements, device and, where they say something, average_steps, repeats and batch.
 void write_protocol(const h5::Id& point, const Protocol& protocol);
 Protocol read_protocol(const h5::Id& point);
 

@@ -22,6 +22,8 @@ struct Protocol {
   int64_t repeats = 0, batch = 0;  ///< of latencies; 0 where they are not measured
   std::string device;              ///< "CPU, 2 threads", "cuda:0 NVIDIA H200"
   std::string mode{};              ///< of an evaluation: "teacher_forced", "generate"; empty for a replay
+  bool recall = false;             ///< of an evaluation: true mass is measured
+  int64_t average_steps = 1;       ///< of an evaluation: steps that a value of a series is the mean of
   bool operator==(const Protocol&) const = default;
 };
 

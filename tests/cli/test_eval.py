@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -74,10 +76,75 @@ def test_teacher_forced_by_position_and_resumed(folder: Path) -> None:
     assert other.returncode == 2 and "teacher_forced" in other.stderr
 
 
+def test_exposure_and_recall_explain_a_result(folder: Path) -> None:
+    done = hindsight("eval", "c.yaml", "--set", "measure=[recall]", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(folder / "results" / "c.h5") as file:
+        retro = next(p for p in file["points"].values() if p.attrs["name"] == b"retro")
+        assert retro.attrs["measurements"] == b"generate recall"
+        shape = retro["effective_exposure"].shape
+        assert shape == (15, 6) and [d[0].name.split("/")[-1] for d in retro["effective_exposure"].dims] == [
+            "step",
+            "layer",
+        ]
+        assert retro["mass_recall_first"].shape == retro["oracle_page_recall"].shape == shape
+    rows = json.loads(hindsight("report", "results/c.h5", "--format", "json", cwd=folder).stdout)
+    assert rows[1]["effective_exposure_mean"] > 1 and 0 < rows[1]["oracle_page_recall_mean"] < 1
+    by_layer = json.loads(hindsight("report", "results/c.h5", "--by", "layer", "--format", "json", cwd=folder).stdout)
+    assert [row["layer"] for row in by_layer if row["name"] == "retro"] == [2, 3, 4, 5, 6, 7]
+    other = hindsight("eval", "c.yaml", "--resume", cwd=folder)
+    assert other.returncode == 2 and "its points hold generate, recall on CPU" in other.stderr
+
+
 def test_dry_run_says_what_would_be_done(folder: Path) -> None:
     done = hindsight("eval", "c.yaml", "--dry-run", cwd=folder)
-    assert done.returncode == 0 and "2 points on CPU" in done.stdout and "tokens  30 to decode" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"\n2 points on CPU.*\ntokens +30 to decode.*\npeak memory +[\d.]+ MB.*\ntime +[\d.]+ s ", done.stdout
+    )
+    assert re.search(r"output +.*c.h5, up to [\d.]+ kB\n", done.stdout)
     assert not (folder / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # What takes most of it: caches of prompts, those of a batch that decodes, dense references, the model itself.
+        "mode: generate\ndata: [d.jsonl]\nmax_new_tokens: 5\nbatch: 1\n",
+        "mode: generate\ndata: [d.jsonl]\nmax_new_tokens: 5\nbatch: 16\nmeasure: [recall]\n",
+        "mode: teacher_forced\ndata: [d.txt]\ntokens: 2600\nprompt_tokens: 2590\nbatch: 2\n",
+        "mode: teacher_forced\ndata: [d.txt]\ntokens: 600\nprompt_tokens: 400\n",
+        "mode: teacher_forced\ndata: [d.txt]\ntokens: 80\nprompt_tokens: 70\nsequences: 1\n",
+    ],
+)
+def test_the_memory_that_a_dry_run_states_is_what_the_run_takes(folder: Path, settings: str) -> None:
+    lines = [json.dumps({"prompt": chr(97 + i) * 2500}) for i in range(16)]
+    (folder / "d.jsonl").write_text("\n".join(lines))
+    (folder / "d.txt").write_bytes(bytes(32 + i * i % 90 for i in range(8 * 2600)))
+    (folder / "m.yaml").write_text(
+        f"version: 1\nmodel: model\ndevice: cpu\n{settings}methods:\n"
+        "  - {name: r, selector: quest, budget.ratio: 0.5, retro.window: 2}\n"
+    )
+    stated = re.search(r"peak memory +([\d.]+) MB", hindsight("eval", "m.yaml", "--dry-run", cwd=folder).stdout)
+    assert stated
+    # A child's high-water mark starts at that of what it was forked from: a small process measures it.
+    measure = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", measure, BINARY, "eval", "m.yaml", "--quiet"]
+    taken = int(subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout) * 1024 / 1e6
+    assert float(stated[1]) == pytest.approx(taken, rel=0.25)
+
+
+def test_what_does_not_fit_in_memory_is_not_begun(folder: Path) -> None:
+    (folder / "d.jsonl").write_text('{"prompt": "abc"}\n' * 20000)
+    words = "eval c.yaml --set data=d.jsonl --set max_new_tokens=8000 --set batch=20000".split()
+    for more in ([], ["--dry-run"]):
+        done = hindsight(*words, *more, cwd=folder)
+        assert done.returncode == 4 and "c.yaml: the sweep needs about " in done.stderr, done.stderr
+        assert "fewer or shorter sequences or a smaller batch would be right" in done.stderr
+        assert not (folder / "results").exists()
 
 
 @pytest.mark.parametrize(
@@ -96,6 +163,8 @@ def test_dry_run_says_what_would_be_done(folder: Path) -> None:
         (("recall.jsonl", "none.jsonl"), 3, "none.jsonl: no such file"),
         (("recall.jsonl", "'*.json'"), 3, "data: no file matches"),
         (("device: cpu", "device: cuda:99"), 4, ""),
+        (("device: cpu", "measure: [recal]"), 2, "c.yaml:5:11: measure: 'recal' is not known; recall (how much"),
+        (("device: cpu", "measure: []"), 2, "c.yaml:5:10: measure: is empty"),
         (("device: cpu", "precision: half"), 2, "c.yaml:5:12: precision: 'half' is not known; float32, or storage"),
         (("device: cpu", "device: cpu\nprecision: storage"), 2, "precision: storage has no meaning on CPU"),
     ],

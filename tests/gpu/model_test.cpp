@@ -186,6 +186,28 @@ TEST_F(ModelOnCuda, RecordedStepsAreThoseThatAreNot) {
   }
 }
 
+TEST_F(ModelOnCuda, LookingAtSelectionsChangesNoBit) {
+  for (const Precision precision : {Precision::float32, Precision::storage}) {
+    const Model model = on_cuda(RandomModel(cuda_shape("llama", DType::bfloat16)), precision);
+    for (const DecodingMethod& method :
+         {quest(0.3, {}, 1, 16), quest(0.3, window(4), 1, 16),
+          quest(0.3, {{"retro.window", int64_t{4}}, {"retro.refresh", std::string("recompute")}}, 1, 16)}) {
+      const Decoded alone = decode(model, *cuda_, method, texts());
+      for (const bool with_true_mass : {false, true}) {
+        int64_t seen = 0;
+        EXPECT_EQ(decode_prepared(model, *cuda_, method, texts(),
+                                  [&](Decoder& decoder) {
+                                    decoder.observe_selections([&](int64_t, std::span<const WindowSpan>,
+                                                                   const PageSelection&) { ++seen; },
+                                                               with_true_mass);
+                                  }),
+                  alone);
+        EXPECT_EQ(seen, 3 * 30);  // sparse layers, steps
+      }
+    }
+  }
+}
+
 TEST_F(ModelOnCuda, HiddenRowsAreSeenAsOnTheCpu) {
   const RandomModel random(cuda_shape("llama", DType::float32));
   const Model cpu_model = on_cpu(random), cuda_model = on_cuda(random, Precision::float32);
@@ -229,7 +251,7 @@ TEST_F(ModelOnCuda, EvaluationsAreThoseOfTheCpu) {
       files.write("t.txt", text);
       files.write("t.jsonl", "{\"prompt\": \"" + text + "\", \"answer\": \"abcdefghijkl\"}\n");
       if (way == 0) files.backend = make_cuda_backend(0);
-      results[way] = files.run(files.plan(mode, methods));
+      results[way] = files.run(files.plan(mode + "measure: [recall]\n", methods));
     }
     ASSERT_EQ(results[0].size(), 3u);
     ASSERT_EQ(results[1].size(), 3u);

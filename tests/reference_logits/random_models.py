@@ -1,14 +1,15 @@
 """Makes random_<name>/: small random models as transformers saves them, and transformers' logits of each.
 
-    python tests/reference_logits/random_models.py
+    python tests/reference_logits/random_models.py [NAME...]
 
-Needs torch and transformers (those stored are of torch 1.13 and transformers 4.46.3, which knows no Qwen3). Weights
-are stored as bfloat16 or float16 and computed in float32.
+Needs torch and transformers (those stored are of torch 1.13 and transformers 4.46.3, that of qwen3, which these do not
+know, of torch 2.5.1 and transformers 4.57.3). Weights are stored in 16 bits, or all as float32, and computed in float32.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -54,6 +55,8 @@ MODELS = {
     ),
     "qwen2": (transformers.Qwen2Config(**SHAPE, tie_word_embeddings=True), torch.bfloat16, "1GB"),
 }
+if hasattr(transformers, "Qwen3Config"):
+    MODELS["qwen3"] = (transformers.Qwen3Config(**SHAPE, head_dim=8), torch.float32, "16KB")
 
 
 @torch.no_grad()
@@ -85,5 +88,5 @@ def make(name: str, config, dtype: torch.dtype, shard: str) -> None:
 
 
 if __name__ == "__main__":
-    for key, (model_config, stored_as, shard_size) in MODELS.items():
-        make(key, model_config, stored_as, shard_size)
+    for key in sys.argv[1:] or MODELS:
+        make(key, *MODELS[key])

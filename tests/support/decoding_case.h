@@ -41,13 +41,14 @@ inline std::vector<Text> texts() {
 /// logits[sequence][step], the prompt's first.
 using Decoded = std::vector<std::vector<std::vector<float>>>;
 
-inline Decoded decode(const Model& model, Backend& backend, const DecodingMethod& method,
-                      const std::vector<Text>& all, const HiddenObserver& observer = {}) {
+/// `prepare` gets the decoder before its first step.
+inline Decoded decode_prepared(const Model& model, Backend& backend, const DecodingMethod& method,
+                               const std::vector<Text>& all, const std::function<void(Decoder&)>& prepare) {
   std::vector<int64_t> capacities;
   for (const Text& text : all)
     capacities.push_back(static_cast<int64_t>(text.prompt.size() + text.rest.size()));
   Decoder decoder(model, backend, method, capacities);
-  if (observer) decoder.observe_hidden(observer);
+  prepare(decoder);
   Decoded decoded(all.size());
   for (size_t s = 0; s < all.size(); ++s) {
     const Prompt prompt = prefill(model, backend, all[s].prompt);
@@ -66,6 +67,13 @@ inline Decoded decode(const Model& model, Backend& backend, const DecodingMethod
           logits.begin() + static_cast<int64_t>(i * vocabulary),
           logits.begin() + static_cast<int64_t>((i + 1) * vocabulary));
   }
+}
+
+inline Decoded decode(const Model& model, Backend& backend, const DecodingMethod& method,
+                      const std::vector<Text>& all, const HiddenObserver& observer = {}) {
+  return decode_prepared(model, backend, method, all, [&](Decoder& decoder) {
+    if (observer) decoder.observe_hidden(observer);
+  });
 }
 
 /// Infinite where shapes differ or something is not finite.

@@ -20,6 +20,7 @@ struct SlowMethod {
   double ratio = 1;
   int64_t page_size = 4, k_min = 1, dense_layers = 1, window = 1;
   bool per_query_head = false;
+  bool by_mass = false;  ///< pages by the true mass of the query, the newest among the others
   bool original_query = false, attend_again = false, widen = false;
   bool overwrite = true;  ///< false is a mistake, planted to see that tests would find it
 };
@@ -64,6 +65,17 @@ class SlowDecoder {
     return logits(rows.at(u));
   }
 
+  /// Of the query at a position: means over the units.
+  double exposure(int64_t l, int64_t position) const {
+    double sum = 0;
+    for (int64_t unit = 0; unit < units(); ++unit)
+      sum += static_cast<double>(tokens_of(layers_[l].shown.at(position)[unit], position).size()) /
+             static_cast<double>(tokens_of(layers_[l].chosen.at(position)[unit], position).size());
+    return sum / static_cast<double>(units());
+  }
+  double page_recall(int64_t l, int64_t position) const { return layers_[l].page_recall.at(position); }
+  double mass_recall(int64_t l, int64_t position) const { return layers_[l].mass_recall.at(position); }
+
  private:
   struct Part {
     Vector out;
@@ -73,8 +85,10 @@ class SlowDecoder {
     std::map<int64_t, Vector> k, v;               // by position: [Hkv * d]
     std::map<int64_t, std::vector<Vector>> ever;  // by page: every key that was ever written there
     std::map<int64_t, Vector> first_query;        // by position
-    std::map<int64_t, std::vector<std::set<int64_t>>> shown;  // by position, by unit: pages
-    std::map<int64_t, std::vector<Part>> parts;               // by position, by query head
+    std::map<int64_t, std::vector<std::set<int64_t>>> shown;   // by position, by unit: pages
+    std::map<int64_t, std::vector<Part>> parts;                // by position, by query head
+    std::map<int64_t, std::vector<std::set<int64_t>>> chosen;  // by position, by unit: pages
+    std::map<int64_t, double> page_recall, mass_recall;        // by position
   };
 
   const std::vector<float>& weight(const std::string& name) const { return model_.tensors.at(name).values; }
@@ -241,15 +255,24 @@ class SlowDecoder {
 
   int64_t units() const { return method_.per_query_head ? heads_ : kv_heads_; }
 
-  std::set<int64_t> select(int64_t l, const Vector& q, int64_t unit, int64_t u) const {
-    const int64_t newest = u / method_.page_size, pages = newest + 1;
+  int64_t budget_pages(int64_t u) const {
+    const int64_t pages = u / method_.page_size + 1;
     const double budget = method_.ratio * static_cast<double>(u + 1);
-    int64_t k = pages;
-    if (budget < static_cast<double>(u + 1))
-      k = std::min(
-          pages,
-          std::max(method_.k_min,
-                   static_cast<int64_t>(std::floor(budget / static_cast<double>(method_.page_size) + 1e-9))));
+    if (budget >= static_cast<double>(u + 1)) return pages;
+    return std::min(
+        pages,
+        std::max(method_.k_min,
+                 static_cast<int64_t>(std::floor(budget / static_cast<double>(method_.page_size) + 1e-9))));
+  }
+
+  std::set<int64_t> select(int64_t l, const Vector& q, int64_t unit, int64_t u) const {
+    const int64_t newest = u / method_.page_size, k = budget_pages(u);
+    if (method_.by_mass) {
+      const std::vector<std::pair<double, int64_t>> masses = page_masses(l, q, unit, u);
+      std::set<int64_t> best;
+      for (int64_t i = 0; i < k; ++i) best.insert(masses[i].second);
+      return best;
+    }
     std::vector<std::pair<double, int64_t>> ranked;  // smallest first: minus the score, then the page
     for (int64_t page = 0; page < newest; ++page) {
       const int64_t per_unit = heads_ / units();
@@ -262,6 +285,39 @@ class SlowDecoder {
     std::set<int64_t> chosen{newest};
     for (int64_t i = 0; i < k - 1; ++i) chosen.insert(ranked[i].second);
     return chosen;
+  }
+
+  /// Of dense attention of the query over the keys as they are, summed over the heads of the unit; largest
+  /// first: minus the mass, then the page.
+  std::vector<std::pair<double, int64_t>> page_masses(int64_t l, const Vector& q, int64_t unit,
+                                                      int64_t u) const {
+    const int64_t pages = u / method_.page_size + 1, per_unit = heads_ / units();
+    std::vector<std::pair<double, int64_t>> masses;
+    for (int64_t page = 0; page < pages; ++page) {
+      double mass = 0;
+      for (int64_t head = unit * per_unit; head < (unit + 1) * per_unit; ++head)
+        mass +=
+            std::exp(attend(l, q, head, tokens_of({page}, u)).lse - attend(l, q, head, tokens_until(u)).lse);
+      masses.emplace_back(-mass, page);
+    }
+    std::sort(masses.begin(), masses.end());
+    return masses;
+  }
+
+  /// How much of it was chosen.
+  void note_recall(int64_t l, const Vector& q, int64_t u) {
+    LayerState& state = layers_[l];
+    const int64_t per_unit = heads_ / units(), k = budget_pages(u);
+    for (int64_t unit = 0; unit < units(); ++unit) {
+      const std::vector<std::pair<double, int64_t>> masses = page_masses(l, q, unit, u);
+      double chosen_mass = 0;
+      for (const auto& [mass, page] : masses)
+        if (state.chosen.at(u)[unit].contains(page)) chosen_mass -= mass;
+      int64_t found = 0;
+      for (int64_t i = 0; i < k; ++i) found += state.chosen.at(u)[unit].contains(masses[i].second) ? 1 : 0;
+      state.page_recall[u] += static_cast<double>(found) / static_cast<double>(k * units());
+      state.mass_recall[u] += chosen_mass / static_cast<double>(per_unit * units());
+    }
   }
 
   static void merge(Part& into, const Part& from) {
@@ -283,6 +339,8 @@ class SlowDecoder {
     }
     std::vector<std::set<int64_t>> chosen;
     for (int64_t unit = 0; unit < units(); ++unit) chosen.push_back(select(l, queries.at(u), unit, u));
+    state.chosen[u] = chosen;
+    note_recall(l, queries.at(u), u);
     const bool is_last = l + 1 == n_layers_;
     for (auto& [t, x] : rows) {
       if (is_last && t < u) continue;

@@ -53,6 +53,150 @@ TEST(TeacherForced, LikelihoodsAreThoseOfTheSlowDecoder) {
   }
 }
 
+/// Undefined values are equal.
+bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+void expect_same(const Series& own, const PointResult& other) {
+  const Series& theirs = series(other, own.name);
+  ASSERT_EQ(own.shape, theirs.shape);
+  for (size_t i = 0; i < own.values.size(); ++i)
+    EXPECT_TRUE(same(own.values[i], theirs.values[i])) << own.name << " " << i;
+}
+
+/// Methods whose pages are counted, as the library and as the slow decoder know them.
+const std::string sparse_methods =
+    "  - {name: quest, selector: quest, page_size: 4, k_min: 1, dense_layers: 1, budget.ratio: 0.3}\n"
+    "  - {name: retro, selector: quest, page_size: 4, k_min: 1, dense_layers: 1, budget.ratio: 0.3, "
+    "retro.window: 3}\n"
+    "  - {name: again, selector: quest, page_size: 4, k_min: 1, dense_layers: 1, budget.ratio: 0.3, "
+    "retro.window: 5, retro.refresh: recompute}\n"
+    "  - {name: heads, selector: quest, page_size: 4, k_min: 1, dense_layers: 1, budget.ratio: 0.3, "
+    "retro.window: 4, gqa.unit: per_query_head}\n";
+const std::vector<SlowMethod> slow_sparse_methods{{.ratio = 0.3},
+                                                  {.ratio = 0.3, .window = 3},
+                                                  {.ratio = 0.3, .window = 5, .attend_again = true},
+                                                  {.ratio = 0.3, .window = 4, .per_query_head = true}};
+
+/// Exposure and recall of a point with one sequence of `steps` steps, against the sets of a slow decoder.
+void expect_selections_of(const SlowDecoder& decoder, const PointResult& point, int64_t prompt_tokens,
+                          int64_t steps) {
+  const struct {
+    const char* name;
+    double (SlowDecoder::*value)(int64_t, int64_t) const;
+    double tolerance;
+  } metrics[] = {{"effective_exposure", &SlowDecoder::exposure, 1e-6},
+                 {"oracle_page_recall", &SlowDecoder::page_recall, 1e-6},
+                 {"mass_recall_first", &SlowDecoder::mass_recall, 1e-5}};
+  for (const auto& metric : metrics) {
+    const Series& values = series(point, metric.name);
+    ASSERT_EQ(values.dimensions, (std::vector<std::string>{"step", "layer"}));
+    ASSERT_EQ(values.shape, (std::vector<int64_t>{steps, 3}));
+    double sum = 0;
+    for (int64_t step = 0; step < steps; ++step)
+      for (int64_t layer = 1; layer < 4; ++layer) {
+        const double expected = (decoder.*metric.value)(layer, prompt_tokens + step);
+        EXPECT_NEAR(values.values[static_cast<size_t>(step * 3 + layer - 1)], expected, metric.tolerance)
+            << point.name << " " << metric.name << " " << step << " " << layer;
+        sum += expected;
+      }
+    EXPECT_NEAR(summary(point, std::string(metric.name) + "_mean"), sum / static_cast<double>(3 * steps),
+                1e-5);
+  }
+}
+
+TEST(Selections, AreThoseOfTheSlowDecoderInTeacherForcing) {
+  EvalCase files;
+  files.write("t.txt", text_of(59, 1));
+  const std::vector<PointResult> points =
+      files.run(files.plan(forced + "measure: [recall]\n", sparse_methods));
+  ASSERT_EQ(points.size(), slow_sparse_methods.size());
+  std::vector<int32_t> tokens{0};
+  for (const char byte : text_of(59, 1)) tokens.push_back(byte);
+  for (size_t p = 0; p < points.size(); ++p) {
+    SlowDecoder decoder(files.model, slow_sparse_methods[p]);
+    decoder.prompt({tokens.begin(), tokens.begin() + 30});
+    for (size_t step = 0; step < 29; ++step) decoder.step(tokens[30 + step]);
+    expect_selections_of(decoder, points[p], 30, 29);
+  }
+  EXPECT_EQ(summary(points[0], "effective_exposure_mean"), 1);
+  EXPECT_GT(summary(points[1], "effective_exposure_mean"), 1.02);
+  // The last layer does not compute past positions: they are shown nothing there.
+  const Series& exposure = series(points[1], "effective_exposure");
+  for (size_t step = 0; step < 29; ++step) EXPECT_EQ(exposure.values[step * 3 + 2], 1) << step;
+}
+
+TEST(Selections, AreThoseOfTheSlowDecoderInGeneration) {
+  EvalCase files;
+  files.write("d.jsonl", "{\"prompt\": \"abcdefghijklmnopqrstuvwxyz\"}\n");
+  const std::vector<PointResult> points = files.run(
+      files.plan("mode: generate\ndata: d.jsonl\nmax_new_tokens: 12\nmeasure: [recall]\n", sparse_methods));
+  for (size_t p = 0; p < points.size(); ++p) {
+    SlowDecoder decoder(files.model, slow_sparse_methods[p]);
+    const std::string prompt = std::string(1, '\0') + "abcdefghijklmnopqrstuvwxyz";
+    decoder.prompt({prompt.begin(), prompt.end()});
+    const Series& written = series(points[p], "written");
+    for (size_t i = 0; i < 11; ++i) decoder.step(static_cast<int32_t>(written.values[i]));
+    expect_selections_of(decoder, points[p], 27, 11);
+  }
+}
+
+TEST(Selections, MeasuringRecallChangesNothingElse) {
+  EvalCase files;
+  files.write("t.txt", text_of(59 * 3, 2));
+  files.write("d.jsonl", "{\"prompt\": \"abcdefgh\"}\n{\"prompt\": \"xyz\"}\n");
+  const std::string all =
+      sparse_methods +
+      "  - {name: dense, selector: dense}\n"
+      "  - {name: tova, selector: tova, page_size: 4, dense_layers: 1, budget.ratio: 0.3}\n"
+      "  - {name: streaming, selector: streaming, page_size: 4, dense_layers: 1, "
+      "budget.ratio: 0.3}\n"
+      "  - {name: oracle, selector: oracle_pages, page_size: 4, dense_layers: 1, "
+      "budget.ratio: 0.3, k_min: 1}\n";
+  for (const std::string& mode :
+       {forced, std::string("mode: generate\ndata: d.jsonl\nmax_new_tokens: 12\n")}) {
+    const auto with = files.run(files.plan(mode + "measure: [recall]\noutput: with.h5\n", all));
+    const auto without = files.run(files.plan(mode + "output: without.h5\n", all));
+    ASSERT_EQ(with.size(), without.size());
+    for (size_t p = 0; p < with.size(); ++p) {
+      EXPECT_EQ(with[p].id, without[p].id);
+      for (const Series& own : without[p].series) expect_same(own, with[p]);
+      const size_t more = without[p].name == "dense" ? 0 : 2;
+      EXPECT_EQ(with[p].series.size(), without[p].series.size() + more) << with[p].name;
+      if (more == 0) continue;
+      const bool is_best = with[p].name == "oracle";
+      EXPECT_EQ(summary(with[p], "oracle_page_recall_mean") > 0.9999, is_best) << with[p].name;
+    }
+    // A file holds points that were measured alike.
+    SilentObserver observer;
+    EXPECT_THROW(files.run(files.plan(mode + "output: with.h5\n", all), observer, true), ConfigError);
+    std::filesystem::remove(files.dir / "with.h5");
+    std::filesystem::remove(files.dir / "without.h5");
+  }
+  EXPECT_THROW(files.plan(forced + "measure: [fidelity]\n"), ConfigError);
+}
+
+TEST(Selections, AreMeansOverTheSequencesOfABatch) {
+  EvalCase files;
+  const std::string line_a = "{\"prompt\": \"abcdefghij\", \"answer\": \"klmnopqr\"}\n";
+  const std::string line_b = "{\"prompt\": \"xyzuvw\", \"answer\": \"mnopq\"}\n";
+  files.write("a.jsonl", line_a);
+  files.write("b.jsonl", line_b);
+  files.write("both.jsonl", line_a + line_b);
+  const auto retro = [&](const std::string& data) {
+    return files.run(
+        files.plan("mode: teacher_forced\ndata: " + data + "\nmeasure: [recall]\noutput: " + data + ".h5\n",
+                   sparse_methods))[1];
+  };
+  const PointResult a = retro("a.jsonl"), b = retro("b.jsonl"), both = retro("both.jsonl");
+  for (const char* name : {"effective_exposure", "oracle_page_recall", "mass_recall_first"})
+    for (size_t i = 0; i < series(both, name).values.size(); ++i) {
+      const auto& of_b = series(b, name).values;
+      const double first = series(a, name).values[i];
+      EXPECT_NEAR(series(both, name).values[i], i < of_b.size() ? (first + of_b[i]) / 2 : first, 1e-6)
+          << name;
+    }
+}
+
 TEST(TeacherForced, DenseAgreesWithItselfAndWholeBudgetsToo) {
   EvalCase files;
   files.write("t.txt", text_of(59 * 3, 2));
@@ -95,6 +239,56 @@ TEST(TeacherForced, SequencesOfDifferentLengthsEndInNaN) {
   for (const size_t i : {5, 6, 7}) EXPECT_TRUE(std::isnan(nll.values[i])) << i;
 }
 
+/// Mean of steps [12 * range, ...) of a series [outer, 29 steps, n_inner].
+double mean_of_twelve(const Series& values, size_t outer, size_t range, size_t inner = 0,
+                      size_t n_inner = 1) {
+  const size_t first = range * 12, last = std::min<size_t>(29, first + 12);
+  double sum = 0;
+  for (size_t step = first; step < last; ++step) sum += values.values[(outer * 29 + step) * n_inner + inner];
+  return sum / static_cast<double>(last - first);
+}
+
+TEST(TeacherForced, SeriesHoldMeansOfAsManyStepsAsAskedFor) {
+  EvalCase files;
+  files.write("t.txt", text_of(59 * 2, 6));
+  const std::string retro = sparse_methods.substr(sparse_methods.find("  - {name: retro"));
+  const PointResult every = files.run(files.plan(forced + "output: every.h5\n", retro))[0];
+  const PointResult means = files.run(files.plan(forced + "average_steps: 12\noutput: means.h5\n", retro))[0];
+  EXPECT_EQ(means.id, every.id);
+  EXPECT_EQ(means.summary, every.summary);
+  for (const Coordinate& coordinate : means.coordinates) {
+    if (coordinate.name != "step") continue;
+    EXPECT_EQ(std::get<std::vector<int64_t>>(coordinate.values), (std::vector<int64_t>{0, 12, 24}));
+  }
+  for (size_t range = 0; range < 3; ++range) {
+    for (const char* name :
+         {"nll", "delta_nll", "sequence_hidden_rel_l2_first", "sequence_hidden_rel_l2_final"}) {
+      ASSERT_EQ(series(means, name).shape, (std::vector<int64_t>{2, 3})) << name;
+      for (size_t sequence = 0; sequence < 2; ++sequence)
+        EXPECT_NEAR(series(means, name).values[sequence * 3 + range],
+                    mean_of_twelve(series(every, name), sequence, range), 1e-6)
+            << name;
+    }
+    for (const char* name : {"hidden_rel_l2_final", "effective_exposure"})
+      for (size_t layer = 0; layer < 3; ++layer)
+        EXPECT_NEAR(series(means, name).values[range * 3 + layer],
+                    mean_of_twelve(series(every, name), 0, range, layer, 3), 1e-6)
+            << name;
+  }
+  // Of a sequence, the mean over its layers; of a step, over the sequences.
+  for (size_t step = 0; step < 29; ++step) {
+    const Series& by_layer = series(every, "hidden_rel_l2_final");
+    const Series& by_sequence = series(every, "sequence_hidden_rel_l2_final");
+    EXPECT_NEAR(
+        (by_sequence.values[step] + by_sequence.values[29 + step]) / 2,
+        (by_layer.values[step * 3] + by_layer.values[step * 3 + 1] + by_layer.values[step * 3 + 2]) / 3,
+        1e-6);
+  }
+  SilentObserver observer;
+  EXPECT_THROW(files.run(files.plan(forced + "output: means.h5\n", retro), observer, true), ConfigError);
+  EXPECT_THROW(files.plan("mode: generate\ndata: t.txt\naverage_steps: 2\n"), ConfigError);
+}
+
 TEST(Evaluation, BatchAndThreadsChangeNoBit) {
   EvalCase files;
   files.write("t.txt", text_of(59 * 5, 3));
@@ -104,9 +298,9 @@ TEST(Evaluation, BatchAndThreadsChangeNoBit) {
   ASSERT_EQ(one.size(), five.size());
   for (size_t p = 0; p < one.size(); ++p) {
     EXPECT_EQ(one[p].id, five[p].id);
-    EXPECT_EQ(one[p].summary, five[p].summary);
-    for (const char* name : {"nll", "hidden_rel_l2_first", "hidden_rel_l2_final"})
-      EXPECT_EQ(series(one[p], name).values, series(five[p], name).values) << name;
+    for (const auto& [column, value] : one[p].summary)
+      EXPECT_TRUE(same(value, summary(five[p], column))) << column;
+    for (const Series& own : one[p].series) expect_same(own, five[p]);
   }
 }
 

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <map>
 #include <optional>
+#include <set>
 
 #include "core/error.h"
 #include "support/decoding_case.h"
@@ -103,6 +105,19 @@ std::vector<MethodCase> methods() {
        {.ratio = 0.3, .window = 4, .original_query = true, .attend_again = true}},
       {"Widen", quest(0.3, {window(4), widen}), {.ratio = 0.3, .window = 4, .widen = true}},
   };
+  for (const int64_t w : {1, 4}) {
+    DecodingMethod by_mass = quest(0.3, {window(w)});
+    by_mass.selector = "oracle_pages";
+    by_mass.parameters = method_point("oracle_pages", {{"budget.ratio", 0.3},
+                                                       {"page_size", int64_t{4}},
+                                                       {"k_min", int64_t{1}},
+                                                       {"dense_layers", int64_t{1}},
+                                                       window(w)})
+                             .parameters;
+    all.push_back({w == 1 ? "OraclePages" : "OraclePagesWindow4",
+                   by_mass,
+                   {.ratio = 0.3, .window = w, .by_mass = true}});
+  }
   return all;
 }
 
@@ -138,6 +153,7 @@ TEST(SlowDecoder, TellsTheOptionsApart) {
   EXPECT_TRUE(moves([](SlowMethod& m) { m.attend_again = true; }));
   EXPECT_TRUE(moves([](SlowMethod& m) { m.widen = true; }));
   EXPECT_TRUE(moves([](SlowMethod& m) { m.per_query_head = true; }));
+  EXPECT_TRUE(moves([](SlowMethod& m) { m.by_mass = true; }));
 }
 
 class OneModel : public ::testing::Test {
@@ -218,6 +234,36 @@ TEST_F(OneModel, HiddenRowsOfEveryLayerAreSeenFirstAndRevised) {
     EXPECT_EQ(seen[layer][23 + 10], 4) << layer;
     EXPECT_EQ(seen[layer][23 + 23], 1) << layer;  // the sequence ends
     EXPECT_EQ(seen[layer][23 + 22], 2) << layer;
+  }
+}
+
+/// What left the cache stays away, in a batch of sequences that begin and end where they do.
+TEST_F(OneModel, EvictorsNeverLoadAgainWhatTheyDropped) {
+  for (const char* selector : {"tova", "streaming"}) {
+    const DecodingMethod method{selector, method_point(selector, {{"budget.ratio", 0.3},
+                                                                  {"page_size", int64_t{4}},
+                                                                  {"dense_layers", int64_t{1}}})
+                                              .parameters};
+    std::map<std::pair<int64_t, int64_t>, std::set<int32_t>> held;  // by layer and sequence
+    int64_t dropped = 0;
+    decode_prepared(model_, *backend_, method, texts(), [&](Decoder& decoder) {
+      decoder.observe_selections(
+          [&](int64_t layer, std::span<const WindowSpan> spans, const PageSelection& selection) {
+            for (size_t i = 0; i < spans.size(); ++i) {
+              const auto loaded = selection.loaded.of(static_cast<int64_t>(i), 0);
+              const std::set<int32_t> now(loaded.begin(), loaded.end());
+              const auto [before, is_first] = held.try_emplace({layer, spans[i].sequence}, now);
+              if (is_first) continue;
+              for (const int32_t page : now)
+                EXPECT_TRUE(before->second.contains(page) || page * 4 == spans[i].position) << selector;
+              dropped += static_cast<int64_t>(before->second.size()) + (spans[i].position % 4 == 0 ? 1 : 0) -
+                         static_cast<int64_t>(now.size());
+              before->second = now;
+            }
+          },
+          false);
+    });
+    EXPECT_GT(dropped, 20) << selector;
   }
 }
 

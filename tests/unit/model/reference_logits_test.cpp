@@ -101,7 +101,8 @@ TEST_P(TransformersModel, HasTheSameLogits) {
 
 INSTANTIATE_TEST_SUITE_P(Families, TransformersModel,
                          ::testing::Values("random_llama", "random_llama3_rope",
-                                           "random_llama_biased_in_shards", "random_mistral", "random_qwen2"),
+                                           "random_llama_biased_in_shards", "random_mistral", "random_qwen2",
+                                           "random_qwen3"),
                          [](const auto& name) { return name.param; });
 
 }  // namespace

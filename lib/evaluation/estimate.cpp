@@ -1,0 +1,273 @@
+#include "evaluation/estimate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <utility>
+
+#include "core/counter_random.h"
+#include "core/parallel.h"
+#include "core/statistics.h"
+#include "evaluation/groups.h"
+#include "evaluation/teacher_forcing.h"
+#include "methods/retro.h"
+#include "model/decoder.h"
+#include "model/memory.h"
+
+namespace hindsight {
+namespace {
+
+constexpr int64_t real = sizeof(float), number = sizeof(double);
+/// A point's group in a result file before there is a number in it: attributes, dimension scales, headers.
+constexpr int64_t empty_point_bytes = 40 << 10;
+
+DecodingMethod method_of(const EvalPoint& point) { return {point.method.selector, point.method.parameters}; }
+
+/// What every point needs of a sequence, and is kept while memory allows.
+int64_t kept_bytes(const EvalPlan& plan, const ModelConfig& config, const EvalSequence& sequence) {
+  const int64_t prompt = prompt_bytes(config, sequence.prompt_tokens);
+  if (plan.mode == EvalMode::generate) return prompt;
+  return prompt +
+         teacher_forced_steps(sequence) * (config.vocabulary + config.n_layers * config.hidden) * real;
+}
+
+/// Tokens that the model takes at once to make that.
+int64_t prefilled_tokens(const EvalPlan& plan, const EvalSequence& sequence) {
+  return plan.mode == EvalMode::generate ? sequence.prompt_tokens
+                                         : static_cast<int64_t>(sequence.tokens.size()) - 1;
+}
+
+/// Numbers that a point has of a sequence and step, while it is measured; those of all sparse layers among
+/// them.
+int64_t numbers_per_step(const EvalPlan& plan, int64_t sparse_layers) {
+  const int64_t by_layer = plan.measure_recall ? 3 : 1;
+  return plan.mode == EvalMode::generate ? 1 + by_layer * sparse_layers : 4 + (2 + by_layer) * sparse_layers;
+}
+
+/// A point's series in the result file.
+int64_t series_bytes(const EvalPlan& plan, const EvalData& data, int64_t sparse_layers) {
+  int64_t steps = 0;
+  for (const EvalSequence& sequence : data.sequences) steps = std::max(steps, steps_of(plan, sequence));
+  const auto n = static_cast<int64_t>(data.sequences.size());
+  const int64_t by_layer = numbers_per_step(plan, sparse_layers) - numbers_per_step(plan, 0);
+  if (plan.mode == EvalMode::teacher_forced)
+    return (6 * n + by_layer) * ((steps + plan.average_steps - 1) / plan.average_steps) * real;
+  return (2 * n * (steps + 1)) * static_cast<int64_t>(sizeof(int64_t)) + (4 * n + by_layer * steps) * real;
+}
+
+class MemoryEstimate {
+ public:
+  MemoryEstimate(const EvalPlan& plan, const EvalSpec& spec, const ModelConfig& config,
+                 const WeightSource& weights, const Backend& backend)
+      : plan_(plan),
+        spec_(spec),
+        config_(config),
+        on_device_(!backend.driver().empty()),
+        at_once_(groups_at_once(backend)),
+        element_(on_device_ && plan.precision == EvalPrecision::storage
+                     ? size_of(weights.dtype("model.layers.0.self_attn.q_proj.weight"))
+                     : real),
+        weights_(weight_bytes(config, weights, on_device_)) {}
+
+  SweepEstimate total() {
+    int64_t kept = 0;
+    for (const EvalData& data : spec_.data)
+      for (const EvalSequence& sequence : data.sequences) kept += kept_bytes(plan_, config_, sequence);
+    const int64_t on_host = on_device_ ? 0 : weights_;
+    const int64_t limit = kept_values_limit(make_cpu_backend()->available_bytes() - on_host);
+    SweepEstimate total;
+    for (const EvalPoint& point : spec_.points) take_point(point, kept > limit, total);
+    const int64_t computing = weights_ + computing_;
+    total.device_bytes = on_device_ ? computing : 0;
+    total.host_bytes = std::max((on_device_ ? 0 : computing) + std::min(kept, limit) + measured_,
+                                on_host + largest_weight_bytes(config_));
+    return total;
+  }
+
+ private:
+  void take_point(const EvalPoint& point, bool are_made_again, SweepEstimate& total) {
+    const EvalData& data = spec_.data[point.data];
+    const DecodingMethod method = method_of(point);
+    const int64_t layers = config_.n_layers - first_sparse_layer_of(config_, method);
+    const std::vector<Group> groups = groups_of(data, plan_.batch, at_once_);
+    std::vector<int64_t> computing, measured;
+    for (const Group& group : groups) {
+      std::vector<int64_t> capacities;
+      int64_t start = 0, prefill = 0, kept = 0;
+      for (const EvalSequence& sequence : group.of(data)) {
+        capacities.push_back(sequence.total_tokens());
+        const int64_t tokens = prefilled_tokens(plan_, sequence);
+        start = std::max(start, start_bytes(config_, sequence.prompt_tokens));
+        // Keys and values of all tokens, of which a reference keeps those of the prompt.
+        const int64_t beyond_prompt =
+            prompt_bytes(config_, tokens) - prompt_bytes(config_, sequence.prompt_tokens);
+        prefill =
+            std::max(prefill, prefill_bytes(config_, tokens, element_) + (on_device_ ? 0 : beyond_prompt));
+        kept += kept_bytes(plan_, config_, sequence);
+      }
+      computing.push_back(std::max(prefill, decoder_bytes(config_, method, capacities, element_) + start));
+      measured.push_back(are_made_again ? kept : 0);
+    }
+    computing_ = std::max(computing_, largest_at_once(computing));
+    int64_t numbers = 0;
+    for (const EvalSequence& sequence : data.sequences)
+      numbers += steps_of(plan_, sequence) * numbers_per_step(plan_, layers);
+    const int64_t series = series_bytes(plan_, data, layers);
+    measured_ = std::max(measured_, largest_at_once(measured) + numbers * number + series * number / real);
+    total.output_bytes += series + empty_point_bytes;
+  }
+  int64_t largest_at_once(std::vector<int64_t> bytes) const {
+    std::sort(bytes.rbegin(), bytes.rend());
+    int64_t sum = 0;
+    for (size_t i = 0; i < bytes.size() && static_cast<int64_t>(i) < at_once_; ++i) sum += bytes[i];
+    return sum;
+  }
+
+  const EvalPlan& plan_;
+  const EvalSpec& spec_;
+  const ModelConfig& config_;
+  bool on_device_;
+  int64_t at_once_, element_, weights_;
+  int64_t computing_ = 0;  // where the backend computes
+  int64_t measured_ = 0;   // on the host: what a point gives, and references that are not kept
+};
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+class TimeEstimate {
+ public:
+  TimeEstimate(const EvalPlan& plan, const EvalSpec& spec, const Model& model, Backend& backend)
+      : plan_(plan), spec_(spec), model_(model), backend_(backend), at_once_(groups_at_once(backend)) {}
+
+  double seconds() {
+    double total = 0;
+    std::map<std::pair<std::string, int64_t>, std::vector<const EvalPoint*>> alike;  // by name and window
+    for (const EvalPoint& point : spec_.points)
+      alike[{point.method.name, retro_options(point.method.parameters).window}].push_back(&point);
+    for (const auto& [key, points] : alike) {
+      const double per_token = token_seconds(*points[points.size() / 2]);
+      for (const EvalPoint* point : points)
+        for (const EvalSequence& sequence : spec_.data[point->data].sequences)
+          total += static_cast<double>(steps_of(plan_, sequence)) * per_token;
+    }
+    return total + prefill_seconds();
+  }
+
+ private:
+  /// Of a piece of work that as many threads do as decode; each its own.
+  double shared_seconds(int64_t pieces, const std::function<double()>& piece) const {
+    std::vector<double> seconds(static_cast<size_t>(pieces));
+    for_each_piece(pieces, at_once_ > 1, [&](int64_t i) { seconds[static_cast<size_t>(i)] = piece(); });
+    return mean(seconds) / static_cast<double>(pieces);
+  }
+
+  /// For one token of one sequence, with all that is decoded beside it.
+  double token_seconds(const EvalPoint& point) const {
+    const EvalData& data = spec_.data[point.data];
+    const std::vector<Group> groups = groups_of(data, plan_.batch, at_once_);
+    const int64_t pieces = std::min(at_once_, static_cast<int64_t>(groups.size()));
+    return shared_seconds(pieces, [&] { return step_seconds(point, groups.front().of(data)); }) /
+           static_cast<double>(groups.front().n);
+  }
+
+  double step_seconds(const EvalPoint& point, std::span<const EvalSequence> sequences) const {
+    // Until the window is full and, on a device, a step is recorded.
+    const int64_t steps = retro_options(point.method.parameters).window + 4;
+    std::vector<int64_t> contexts, capacities;
+    for (const EvalSequence& sequence : sequences) {
+      contexts.push_back(sequence.prompt_tokens + steps_of(plan_, sequence) / 2);
+      capacities.push_back(contexts.back() + steps);
+    }
+    Decoder decoder(model_, backend_, method_of(point), capacities);
+    if (plan_.mode == EvalMode::teacher_forced)
+      decoder.observe_hidden([](int64_t, const WindowSpan&, int64_t, std::span<const float>) {});
+    decoder.observe_selections([](int64_t, std::span<const WindowSpan>, const PageSelection&) {},
+                               plan_.measure_recall);
+    const Decoder::KeysAndValues chunk{random_rows(0), random_rows(1)};
+    for (size_t s = 0; s < contexts.size(); ++s)
+      decoder.start(static_cast<int64_t>(s), contexts[s], [&](int64_t, int64_t first) {
+        const int64_t n = std::min(prefill_chunk_tokens, contexts[s] - first);
+        return Decoder::KeysAndValues{backend_.rows_of(chunk.first, 0, n),
+                                      backend_.rows_of(chunk.second, 0, n)};
+      });
+    std::vector<NextToken> next;
+    for (size_t s = 0; s < contexts.size(); ++s) next.push_back({static_cast<int64_t>(s), 0});
+    double last = 0, all = 0;
+    for (int64_t step = 0; step < steps && (step == 0 || all < patience); ++step) {
+      const double seconds = seconds_of([&] { decoder.step(next); });
+      last = step + 2 < steps || step == 0 ? seconds : std::min(last, seconds);
+      all += seconds;
+    }
+    return last;
+  }
+
+  Tensor<float, 3> random_rows(uint64_t seed) const {
+    const ModelConfig& config = model_.config();
+    const auto rows =
+        backend_.make_tensor<float, 3>({prefill_chunk_tokens, config.n_kv_heads, config.head_dim});
+    std::vector<float> values(static_cast<size_t>(rows.size()));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = counter_uniform(seed, 0, static_cast<int64_t>(i), 0, 0) - 0.5f;
+    backend_.from_host(rows, values);
+    return rows;
+  }
+
+  /// Of all prompts or references: a product for every token, and attention of it to all before it.
+  double prefill_seconds() const {
+    const EvalSequence* longest = nullptr;
+    int64_t sequences = 0;
+    for (const EvalData& data : spec_.data)
+      for (const EvalSequence& sequence : data.sequences) {
+        ++sequences;
+        if (!longest || prefilled_tokens(plan_, sequence) > prefilled_tokens(plan_, *longest))
+          longest = &sequence;
+      }
+    const auto taking = [&](int64_t n) {
+      const std::span<const int32_t> tokens(longest->tokens.data(), static_cast<size_t>(n));
+      return shared_seconds(std::min(at_once_, sequences),
+                            [&] { return seconds_of([&] { prefill(model_, backend_, tokens); }); });
+    };
+    const int64_t most = prefilled_tokens(plan_, *longest), few = std::min(most, prefill_chunk_tokens);
+    taking(std::min<int64_t>(few, 16));  // loads what a device loads when it is first used
+    const double seconds = taking(few);
+    double per_token = seconds / static_cast<double>(few), per_pair = 0;
+    if (const int64_t many = std::min(most, 8 * few); many > few && 8 * seconds < patience) {
+      const double slope = taking(many) / static_cast<double>(many);
+      per_pair = std::max(0.0, (slope - per_token) / static_cast<double>(many - few));
+      per_token = slope - per_pair * static_cast<double>(many);
+    }
+    double total = 0;
+    for (const EvalData& data : spec_.data)
+      for (const EvalSequence& sequence : data.sequences) {
+        const auto n = static_cast<double>(prefilled_tokens(plan_, sequence));
+        total += n * (per_token + per_pair * n);
+      }
+    return total;
+  }
+
+  static constexpr double patience = 2;  // seconds that one measurement may take, but for its first step
+
+  const EvalPlan& plan_;
+  const EvalSpec& spec_;
+  const Model& model_;
+  Backend& backend_;
+  int64_t at_once_;
+};
+
+}  // namespace
+
+SweepEstimate estimate_memory(const EvalPlan& plan, const EvalSpec& spec, const ModelConfig& config,
+                              const WeightSource& weights, const Backend& backend) {
+  return MemoryEstimate(plan, spec, config, weights, backend).total();
+}
+
+double measure_time(const EvalPlan& plan, const EvalSpec& spec, const Model& model, Backend& backend) {
+  return TimeEstimate(plan, spec, model, backend).seconds();
+}
+
+}  // namespace hindsight
