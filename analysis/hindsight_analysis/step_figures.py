@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 import matplotlib
@@ -21,6 +22,13 @@ import matplotlib.pyplot as plt  # noqa: E402
 from hindsight_analysis.step_times import StepTime, Workload, load_step_times  # noqa: E402
 
 Series = dict[str, list[tuple[int, StepTime]]]  # by label: (context, time), ascending
+
+
+def of_one_model(times: dict[Workload, StepTime]) -> dict[Workload, StepTime]:
+    """Those of the numbers of query and KV heads that most were timed with: others are other models."""
+    heads = Counter((workload.q_heads, workload.kv_heads) for workload in times)
+    most, _ = heads.most_common(1)[0]
+    return {w: time for w, time in times.items() if (w.q_heads, w.kv_heads) == most}
 
 
 def series_of(times: dict[Workload, StepTime], batch: int, budget: int) -> Series:
@@ -133,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=int, default=2048, help="tokens")
     options = parser.parse_args(arguments)
     try:
-        times = load_step_times(options.file)
+        times = of_one_model(load_step_times(options.file))
         options.out.mkdir(parents=True, exist_ok=True)
         for file in (
             *draw(times, options.budget, options.out),

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "commands.h"
+#include "core/error.h"
 #include "core/process_memory.h"
 #include "evaluation/estimate.h"
 #include "evaluation/evaluation.h"
@@ -43,11 +44,16 @@ void print_dry_run(const EvalPlan& plan, const EvalSpec& spec, const Checkpoint&
   print_time_and_output(expected, plan.output);
 }
 
-/// As open_backend, but that `auto` is the CPU: a device decodes where it is asked for by name. Throws
-/// EnvironmentError where something that a model needs beside a driver is missing.
+/// As open_backend; `auto` is the CPU also where a GPU lacks what a model needs beside a driver. Throws
+/// EnvironmentError where that is missing and the device was named.
 std::unique_ptr<Backend> open_decoding_backend(const std::string& device) {
-  std::unique_ptr<Backend> backend = device == "auto" ? make_cpu_backend() : open_backend(device);
-  backend->model_primitives();
+  std::unique_ptr<Backend> backend = open_backend(device);
+  try {
+    backend->model_primitives();
+  } catch (const EnvironmentError&) {
+    if (device != "auto") throw;
+    backend = make_cpu_backend();
+  }
   return backend;
 }
 
