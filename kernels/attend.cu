@@ -1,5 +1,5 @@
 // Attention over page lists for a window of queries: a block takes one (row, unit), and up to 64 of its w*G
-// query rows; on tensor cores where it can, else (float, wide heads, odd pages) without.
+// query rows (of streams, 16); on tensor cores where it can, else (float, wide heads, odd pages) without.
 
 #include <algorithm>
 #include <climits>
@@ -43,6 +43,8 @@ struct WindowProblem {
   __device__ int sequence() const { return step.sequence; }
   __device__ int kv_head() const { return first_q_head / (params.heads.n_q_heads / params.heads.n_kv_heads); }
 };
+
+constexpr int kMostWindowRows = kMaxGroup * kMaxWindow;
 
 /// Tokens that a block attends to in the time that combining splits takes.
 constexpr int64_t kCombinedTokens = 256;
@@ -91,13 +93,13 @@ template <class T, int D>
 __device__ void prefetch_inputs(const AttendParams& params) {
   constexpr int line = 128;
   const int heads = params.per_kv_head ? params.heads.n_q_heads / params.heads.n_kv_heads : 1;
-  const int units = params.heads.n_q_heads / heads, unit = blockIdx.y, x = threadIdx.x;
+  const int units = params.heads.n_q_heads / heads, unit = blockIdx.y % units, x = threadIdx.x;
   const Step step = params.steps[blockIdx.x];
   const int64_t list = static_cast<int64_t>(blockIdx.x) * units + unit;
   constexpr int row_lines = ceil_div(D * static_cast<int>(sizeof(T)), line);
-  if (params.q.rows_are_old && x < params.window * heads * row_lines) {
-    const int row = x / row_lines, slot = row / heads;
-    if (slot < step.window_rows)
+  if (params.q.rows_are_old && x < kStreamRows * row_lines) {
+    const int row = blockIdx.y / units * kStreamRows + x / row_lines, slot = row / heads;
+    if (slot < min(params.window, step.window_rows))
       prefetch(
           query<T>(params.q, params.heads, step.sequence, step.position - slot, unit * heads + row % heads) +
           x % row_lines * (line / static_cast<int>(sizeof(T))));
@@ -157,7 +159,8 @@ AttendPlan plan_attend(const AttendParams& params, int32_t multiprocessors) {
   const int64_t blocks = static_cast<int64_t>(params.n_steps) * params.heads.n_q_heads / unit_heads(params);
   const int64_t tokens = static_cast<int64_t>(params.lists.capacity) * params.kv.page_size;
   const int64_t n_items = items(params);
-  if (blocks <= multiprocessors && streams(params.heads, params.kv)) {
+  const int64_t most_problems = blocks * ceil_div(kMostWindowRows, kStreamRows);  // tiles of rows, whatever w
+  if (blocks <= multiprocessors && most_problems <= kStreamProblems && streams(params.heads, params.kv)) {
     // A block has tokens for half of its warps at least; and to combine splits takes as long as to attend to
     // kCombinedTokens more.
     const int64_t fewest_tokens = kStreamWarps * kChunk / 2;

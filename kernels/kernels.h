@@ -298,7 +298,7 @@ inline constexpr int kStreamProblems = 4096;
 /// Attention over page lists for a window of queries. Row i and slot s < min(w, window_rows) give attention
 /// of the query at position-s over the tokens <= position-s of the listed pages, for s > 0 only of those
 /// pages whose `previous` is < position-s; other slots give (0, -inf). A page is read once for up to 64 of
-/// the w*G query rows.
+/// the w*G query rows; of streams for up to 16, if one of them may see it.
 struct AttendParams {
   Heads heads;
   float scale;
@@ -320,7 +320,7 @@ struct AttendParams {
 /// Dynamic shared memory that a block of attend or dense may need.
 int32_t attention_shared_bytes(int32_t head_dim);
 struct AttendPlan {
-  bool is_stream;  ///< blocks of warps that stream tokens, one for each multiprocessor at most
+  bool is_stream;  ///< blocks of warps that stream tokens; for 16 rows one for each multiprocessor at most
   SplitPlan split;
 };
 AttendPlan plan_attend(const AttendParams& params, int32_t multiprocessors);

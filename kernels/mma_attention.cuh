@@ -160,7 +160,7 @@ __device__ bool attend_stages(const Problem& problem, const Heads& heads, const 
 template <class T, int D, int R, class Problem>
 __device__ void attend_tile_mma(const Problem& problem, const Heads& heads, const PagedKv& kv,
                                 const Queries& q, float scale, int split, int splits, SplitTarget target) {
-  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  extern __shared__ __align__(128) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<MmaShared<T, D, R>*>(shared_bytes);
   __syncthreads();  // the block may be done with an earlier problem only in part
   load_query_tile<T, D, R>(problem, heads, q, shared.q);

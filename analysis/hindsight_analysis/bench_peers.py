@@ -5,8 +5,8 @@
 
 Needs a GPU and PyTorch. Peers: PyTorch's scaled_dot_product_attention over contiguous keys and values
 (each backend that runs), and a Quest step of PyTorch operations (page bounds as one product, topk,
-gather, attention). Peers that cannot be run here stand beside them, marked as measured elsewhere
-(known_peers.py). Each is captured in a CUDA graph that goes through layers whose working set exceeds
+gather, attention). Peers that cannot be run here stand beside them on a GPU of the kind that they were measured on, marked as
+measured elsewhere (known_peers.py). Each is captured in a CUDA graph that goes through layers whose working set exceeds
 the L2 cache; a time is the median of 21 replays, divided by the layers. bfloat16, 32 query heads, head
 dimension 128, as in bench_steps.
 """
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hindsight_analysis.known_peers import KNOWN
+from hindsight_analysis.known_peers import KNOWN, KNOWN_ON
 from hindsight_analysis.step_times import StepTime, load_step_times
 from hindsight_analysis.step_times import Workload as StepWorkload
 
@@ -199,7 +199,7 @@ def main() -> int:
                     continue
                 rows.add(what, batch, context, arguments.budget, peer, us, "here")
                 torch.cuda.empty_cache()
-    if arguments.kv_heads == 8:
+    if arguments.kv_heads == 8 and KNOWN_ON in torch.cuda.get_device_name():
         for known in KNOWN:
             if known.batch in arguments.batches and known.context in arguments.contexts:
                 rows.add(

@@ -45,7 +45,11 @@ def per_sequence(result: Result, point: Point, metric: str) -> np.ndarray:
             f"it has {', '.join(known) or 'none'}",
         )
     values = series[metric]
-    return values.mean([dim for dim in values.dims if dim != "sequence"]).values.astype(float)
+    over = [dim for dim in values.dims if dim != "sequence"]
+    # Values that are means of several steps count as often as there were steps.
+    if "step" in over and "averaged_steps" in series:
+        values = values.weighted(series["averaged_steps"].astype(float))
+    return values.mean(over).values.astype(float)
 
 
 def interval(differences: np.ndarray, samples: int, seed: int) -> tuple[float, float]:

@@ -57,12 +57,24 @@ std::unique_ptr<Backend> open_decoding_backend(const std::string& device) {
   return backend;
 }
 
+/// With `auto` the backend becomes the CPU where a GPU cannot run a point.
+EvalSpec resolve_on(std::unique_ptr<Backend>& backend, const EvalPlan& plan, const ModelConfig& config,
+                    const std::string& digest) {
+  try {
+    return resolve_evaluation(plan, config, digest, *backend);
+  } catch (const EnvironmentError&) {
+    if (plan.device != "auto" || backend->driver().empty()) throw;
+    backend = make_cpu_backend();
+    return resolve_evaluation(plan, config, digest, *backend);
+  }
+}
+
 void evaluate(const SweepOptions& options, const CommandLine& line) {
   const EvalPlan plan = load_eval_plan(options.config, method_catalog(), options.overrides());
-  const std::unique_ptr<Backend> backend = open_decoding_backend(plan.device);
+  std::unique_ptr<Backend> backend = open_decoding_backend(plan.device);
   const Checkpoint checkpoint(plan.model);
   const std::string digest = checkpoint.digest();
-  const EvalSpec spec = resolve_evaluation(plan, checkpoint.config(), digest, *backend);
+  const EvalSpec spec = resolve_on(backend, plan, checkpoint.config(), digest);
   if (options.dry_run) return print_dry_run(plan, spec, checkpoint, *backend);
   require_memory(estimate_memory(plan, spec, checkpoint.config(), checkpoint, *backend), *backend, plan.file,
                  less_memory);

@@ -12,9 +12,9 @@ mkdir -p "$data"
 # 48 rows in a context of 4096: graded, see experiments/tasks/README.md. Answers of about 200 bytes.
 for task_lines in recall:24 chain:47 ledger:20; do
   task=${task_lines%:*}
-  [ -s "$data/$task.jsonl" ] || "$python" -m experiments.tasks --task "$task" --rows 48 --context 4096 --lines "${task_lines#*:}" --seed 5 --count 200 >"$data/$task.jsonl"
+  "$python" -m experiments.tasks --task "$task" --rows 48 --context 4096 --lines "${task_lines#*:}" --seed 5 --count 200 >"$data/$task.jsonl"
 done
-[ -s "$data/english.txt" ] || xz -dc experiments/reference_model/heldout/english.txt.xz >"$data/english.txt"
+xz -dc experiments/reference_model/heldout/english.txt.xz >"$data/english.txt"
 
 for sweep in $sweeps; do
   "$hindsight" eval "experiments/closed_loop/$sweep.yaml" --resume "$@"

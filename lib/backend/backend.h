@@ -409,8 +409,8 @@ class Backend {
                           Tensor<int32_t, 3> previous) = 0;
   /// For each row i and slot s < min(w, window_rows): attention of the query at position-s over the tokens <=
   /// position-s of the listed pages; for s > 0 only of pages with previous < position-s. Slots from
-  /// window_rows on: out 0, lse -inf. `previous` may be empty where w = 1. Each page is read once for all
-  /// rows and heads of its unit.
+  /// window_rows on: out 0, lse -inf. `previous` may be empty where w = 1. A page is to be read
+  /// for many rows and heads of its unit at once.
   virtual void attend(const Layer& layer, const KvCache& cache, const Block& block, UnitPolicy policy,
                       const PageLists& lists, Tensor<int32_t, 3> previous, int64_t window,
                       Partials partials) = 0;

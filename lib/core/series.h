@@ -18,6 +18,9 @@ struct Series {
   std::string unit, description;
 };
 
+/// Series [sequence, step] beside those that hold means of several steps: how many each value is of.
+inline constexpr const char* averaged_steps = "averaged_steps";
+
 /// Values along a dimension; becomes an HDF5 dimension scale of that name.
 struct Coordinate {
   std::string name;

@@ -8,6 +8,8 @@ namespace hindsight {
 
 /// Mean of the values that are not NaN; NaN if there is none.
 double mean(const std::vector<double>& values);
+/// The same, each value as often as its weight says; there are as many of both.
+double weighted_mean(const std::vector<double>& values, const std::vector<double>& weights);
 /// The smallest value that at least `share` of the values that are not NaN do not exceed; NaN if there is
 /// none.
 double percentile(std::vector<double> values, double share);

@@ -242,12 +242,28 @@ class TimeEstimate {
       per_token = slope - per_pair * static_cast<double>(many);
     }
     double total = 0;
-    for (const EvalData& data : spec_.data)
-      for (const EvalSequence& sequence : data.sequences) {
+    for (size_t data = 0; data < spec_.data.size(); ++data) {
+      const double times = times_prefilled(data);
+      for (const EvalSequence& sequence : spec_.data[data].sequences) {
         const auto n = static_cast<double>(prefilled_tokens(plan_, sequence));
-        total += n * (per_token + per_pair * n);
+        total += times * n * (per_token + per_pair * n);
       }
+    }
     return total;
+  }
+
+  /// How often a sequence of a file is: once where all that is kept for points fits in memory, and for every
+  /// point what does not.
+  double times_prefilled(size_t data) const {
+    int64_t kept = 0;
+    for (const EvalData& file : spec_.data)
+      for (const EvalSequence& sequence : file.sequences)
+        kept += kept_bytes(plan_, model_.config(), sequence);
+    const int64_t limit = kept_values_limit(make_cpu_backend()->available_bytes());
+    const double again = kept > limit ? 1 - static_cast<double>(limit) / static_cast<double>(kept) : 0;
+    const auto points = std::count_if(spec_.points.begin(), spec_.points.end(),
+                                      [&](const EvalPoint& point) { return point.data == data; });
+    return 1 + again * static_cast<double>(std::max<int64_t>(0, points - 1));
   }
 
   static constexpr double patience = 2;  // seconds that one measurement may take, but for its first step

@@ -50,7 +50,15 @@ Series series_of(std::string name, std::vector<std::string> dimensions, std::vec
 class StepMeans {
  public:
   explicit StepMeans(int64_t width) : width_(width) {}
+  bool are_steps() const { return width_ == 1; }
   int64_t count(int64_t steps) const { return (steps + width_ - 1) / width_; }
+  /// How many steps each mean is of, of a sequence that has so many.
+  std::vector<double> weights(int64_t steps) const {
+    std::vector<double> weights;
+    for (int64_t first = 0; first < steps; first += width_)
+      weights.push_back(static_cast<double>(std::min(width_, steps - first)));
+    return weights;
+  }
   Coordinate coordinate(int64_t steps) const {
     std::vector<int64_t> first;
     for (int64_t step = 0; step < steps; step += width_) first.push_back(step);
@@ -163,6 +171,15 @@ EvalMeasurements results_of(const std::vector<TeacherForced>& sequences, int64_t
       results.summary.emplace_back(std::string(metric.name) + "_standard_error",
                                    standard_error(per_sequence));
     add_by_sequence(metric.name, rows, metric.unit, metric.description);
+  }
+
+  if (!stored.are_steps()) {
+    std::vector<std::vector<double>> weights;
+    for (const TeacherForced& sequence : sequences)
+      weights.push_back(stored.weights(static_cast<int64_t>(sequence.nll.size())));
+    results.series.push_back(series_of(averaged_steps, {"sequence", "step"}, {n, stored.count(steps)},
+                                       padded(weights, stored.count(steps), 0), "1",
+                                       "steps that the values of a step are the mean of", true));
   }
 
   const int64_t layers = n_layers - first_layer;

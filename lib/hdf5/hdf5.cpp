@@ -8,8 +8,11 @@
 namespace hindsight::h5 {
 namespace {
 
-/// HDF5 prints its errors unless told not to; every entry of this file that can fail comes after this.
-void mute() { [[maybe_unused]] static const herr_t muted = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+/// HDF5 prints its errors unless told not to, each thread for itself; every entry of this file that can fail
+/// comes after this.
+void mute() {
+  [[maybe_unused]] static thread_local const herr_t muted = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 /// The innermost description of HDF5's error stack: the cause, not the calls that passed it on.
 std::string reason() {

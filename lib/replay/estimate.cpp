@@ -144,7 +144,8 @@ SweepEstimate estimate_beside_program(const SweepPlan& plan, const ReplaySpec& s
       total.seconds += n_layers * steps * attended * per_token * static_cast<double>(tensors.windows.back()) /
                        rates.flops_per_second;
       const auto n_points = static_cast<int64_t>(pass.size());
-      series_most = std::max(series_most, n_points * measured_bytes(shape));
+      // Results of a layer arrive, those of the one before are looked at, in memory of their own.
+      series_most = std::max(series_most, n_points * measured_bytes(shape) + 3 * tensors.result_bytes());
       total.output_bytes += n_points * measured_values(shape) * static_cast<int64_t>(sizeof(float));
     }
     if (plan.measure_latency) {

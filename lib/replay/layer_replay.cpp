@@ -37,6 +37,12 @@ int64_t LayerReplayShape::block_steps(const Backend& backend) const {
   return std::min({most, (equal + tile_steps - 1) / tile_steps * tile_steps, n_steps});
 }
 
+int64_t LayerReplayShape::result_bytes() const {
+  const auto errors = static_cast<int64_t>(windows.size()) * FidelityErrors::count * heads *
+                      static_cast<int64_t>(sizeof(float));
+  return n_steps * (errors + units * SelectionColumns::count(windows.back()) * int_bytes);
+}
+
 int64_t LayerReplayShape::bytes(const Backend& backend) const {
   const int64_t real = backend.real_bytes(), block = block_steps(backend);
   const auto n_windows = static_cast<int64_t>(windows.size());

@@ -27,6 +27,8 @@ struct LayerReplayShape {
   int64_t block_steps(const Backend& backend) const;
   /// Of the tensors of a LayerReplay.
   int64_t bytes(const Backend& backend) const;
+  /// Of a layer's results on the host.
+  int64_t result_bytes() const;
 };
 
 /// Made once for all layers of a pass, which have the same shape: nothing is allocated between them.
@@ -45,7 +47,7 @@ class LayerReplay {
     std::shared_ptr<const Reference> reference;
   };
   Parts parts_of(int64_t layer);
-  /// Enqueues the replay of a layer, of index `index` in the point; waits for nothing.
+  /// Enqueues the replay of a layer, of index `index` in the point; waits for no work that is enqueued.
   LayerResults enqueue(const Parts& parts, int64_t index);
 
  private:

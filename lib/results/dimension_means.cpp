@@ -67,15 +67,63 @@ class Places {
   size_t count_ = 0;
 };
 
-/// The values of a series at each place.
-std::vector<std::vector<double>> values_at(const Series& series, size_t axis,
-                                           const std::vector<std::vector<size_t>>& places, size_t count) {
+/// How much each value of a series counts: as many steps as it is the mean of.
+class StepWeights {
+ public:
+  explicit StepWeights(const PointResult& point) {
+    for (const Series& series : point.series)
+      if (series.name == averaged_steps) by_sequence_ = &series;
+  }
+
+  std::vector<double> of(const Series& series) const {
+    std::vector<double> weights(series.values.size(), 1.0);
+    const auto step = axis_of(series, "step");
+    if (!by_sequence_ || !step) return weights;
+    const auto sequence = axis_of(series, "sequence");
+    const auto steps = static_cast<size_t>(by_sequence_->shape[1]),
+               sequences = static_cast<size_t>(by_sequence_->shape[0]);
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const size_t at = index_along(series, *step, i);
+      weights[i] = 0;
+      // Of all sequences together: a step is there as long as the longest has it.
+      for (size_t s = sequence ? index_along(series, *sequence, i) : 0; s < sequences; ++s) {
+        weights[i] = std::max(weights[i], by_sequence_->values[s * steps + at]);
+        if (sequence) break;
+      }
+    }
+    return weights;
+  }
+
+ private:
+  static std::optional<size_t> axis_of(const Series& series, const char* dimension) {
+    const auto found = std::find(series.dimensions.begin(), series.dimensions.end(), dimension);
+    if (found == series.dimensions.end()) return std::nullopt;
+    return static_cast<size_t>(found - series.dimensions.begin());
+  }
+  static size_t index_along(const Series& series, size_t axis, size_t flat) {
+    for (size_t a = series.shape.size() - 1; a > axis; --a) flat /= static_cast<size_t>(series.shape[a]);
+    return flat % static_cast<size_t>(series.shape[axis]);
+  }
+
+  const Series* by_sequence_ = nullptr;
+};
+
+/// The values of a series at a place, and how much each counts.
+struct PlaceValues {
+  std::vector<double> values, weights;
+};
+
+std::vector<PlaceValues> values_at(const Series& series, const std::vector<double>& weights, size_t axis,
+                                   const std::vector<std::vector<size_t>>& places, size_t count) {
   size_t inner = 1;
   for (size_t a = axis + 1; a < series.shape.size(); ++a) inner *= static_cast<size_t>(series.shape[a]);
-  std::vector<std::vector<double>> values(count);
+  std::vector<PlaceValues> at(count);
   for (size_t i = 0; i < series.values.size(); ++i)
-    for (const size_t place : places[i / inner % places.size()]) values[place].push_back(series.values[i]);
-  return values;
+    for (const size_t place : places[i / inner % places.size()]) {
+      at[place].values.push_back(series.values[i]);
+      at[place].weights.push_back(weights[i]);
+    }
+  return at;
 }
 
 }  // namespace
@@ -88,6 +136,7 @@ std::vector<std::string> label_columns(Along along) {
 
 std::vector<DimensionMean> dimension_means(const PointResult& point, Along along) {
   const Places places(point, along);
+  const StepWeights weights(point);
   std::vector<DimensionMean> rows;
   for (size_t place = 0; place < places.count(); ++place) rows.push_back({places.label(place), {}});
   bool any = false;
@@ -96,13 +145,13 @@ std::vector<DimensionMean> dimension_means(const PointResult& point, Along along
     for (size_t axis = 0; axis < series.dimensions.size(); ++axis) {
       const auto belonging = places.places_of(series.dimensions[axis], series.shape[axis]);
       if (!belonging) continue;
-      const auto values = values_at(series, axis, *belonging, places.count());
+      const auto at = values_at(series, weights.of(series), axis, *belonging, places.count());
       // A mean of latencies would say more of the machine's other work than of the method.
       const bool is_latency = series.name.starts_with("latency_");
       const std::string name = series.name + (is_latency ? "_p50" : "_mean");
-      for (size_t place = 0; place < values.size(); ++place)
-        rows[place].means.emplace_back(name,
-                                       is_latency ? percentile(values[place], 0.5) : mean(values[place]));
+      for (size_t place = 0; place < at.size(); ++place)
+        rows[place].means.emplace_back(name, is_latency ? percentile(at[place].values, 0.5)
+                                                        : weighted_mean(at[place].values, at[place].weights));
       any = true;
       break;
     }

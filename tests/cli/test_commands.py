@@ -288,6 +288,26 @@ def test_validate_reads_the_tokens_too(folder: Path) -> None:
     assert done.returncode == 3 and done.stderr.startswith("hindsight: error: tokens.h5: /tokens: "), done.stderr
 
 
+def test_a_damaged_layer_that_is_read_ahead_is_one_line(folder: Path) -> None:
+    words = "trace synth -o layers.h5 --tokens 900 --prompt-tokens 800 --layers 4".split()
+    assert hindsight(*words, cwd=folder).returncode == 0
+    with h5py.File(folder / "layers.h5", "a") as file:
+        keys = file["layers/3/k"][...]
+        del file["layers/3/k"]
+        packed = file.create_dataset("layers/3/k", data=keys, chunks=(300, *keys.shape[1:]), compression="gzip")
+        damaged = packed.id.get_chunk_info(1).byte_offset
+    with open(folder / "layers.h5", "r+b") as file:
+        file.seek(damaged)
+        file.write(bytes(range(255, 215, -1)))
+    (folder / "layers.yaml").write_text(
+        "version: 1\ntraces: [layers.h5]\ndevice: cpu\nmeasure: [fidelity]\noutput: layers.result.h5\n"
+        "methods: [{name: quest, selector: quest, budget.ratio: 0.1}]\n"
+    )
+    done = hindsight("run", "layers.yaml", "--quiet", cwd=folder)
+    assert done.returncode == 3 and done.stderr.count("\n") == 1, done.stderr
+    assert "layers.h5: /layers/3/k: " in done.stderr
+
+
 def peak_memory_stated(words: list[str], cwd: Path) -> float:
     """Megabytes, as --dry-run states them."""
     return float(re.search(r"peak memory +([\d.]+) MB", hindsight(*words, "--dry-run", cwd=cwd).stdout)[1])

@@ -12,6 +12,7 @@ shards=${SHARDS:-4}
 patterns=(
   '*GpuDecodeStep.*/3' '*GpuDecodeStep.*/5' '*GpuDecodeStep.*/9' '*GpuDecodeStepExact.Ru*'
   '*GpuAttention.*/1' '*GpuAttention.*/4' '*GpuAttentionLarge.DenseOfRagged*'
+  '*GpuAttentionLarge.AWindow*' '*GpuBlocks*/1' 'GpuBackend.Compares*' 'GpuBackend.*Download*'
   '*GpuScores*/2' '*GpuSelection*/1' '*GpuRetroTraps.N*'
   '*GrowingLayers.*/Bfloat16' '*Products.*/One' '*Products.*/Nine'
 )

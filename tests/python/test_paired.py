@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hindsight_analysis.errors import CommandError
-from hindsight_analysis.paired import differences, interval, main
+from hindsight_analysis.paired import differences, interval, main, per_sequence
 from hindsight_analysis.results import load_result
 
 # (trace, name, budget.ratio, retro.window, accuracy of each sequence)
@@ -74,6 +74,24 @@ def test_differences_are_taken_sequence_by_sequence(result: Path) -> None:
     # All differences are the same, though the sequences are not: nothing is left to chance.
     assert low.low == pytest.approx(0.1, abs=1e-6) and low.high == pytest.approx(0.1, abs=1e-6)
     assert high.sequences == 3 and high.mean == pytest.approx(-0.1) and high.low < -0.1 < high.high
+
+
+def test_means_of_steps_count_as_often_as_there_were_steps(result: Path) -> None:
+    with h5py.File(result, "a") as h5:
+        for point in h5["points"].values():
+            point["step"] = np.array([0, 10])
+            point["step"].make_scale("step")
+            n = len(point["sequence"])
+            for name, values in (
+                ("nll", np.tile(np.float32([1, 5]), (n, 1))),
+                ("averaged_steps", np.tile(np.int64([10, 1]), (n, 1))),
+            ):
+                point[name] = values
+                point[name].dims[0].attach_scale(point["sequence"])
+                point[name].dims[1].attach_scale(point["step"])
+    loaded = load_result(result)
+    values = per_sequence(loaded, loaded.points[0], "nll")
+    np.testing.assert_allclose(values, (10 * 1 + 5) / 11)
 
 
 def test_an_interval_covers_what_it_says() -> None:

@@ -61,6 +61,8 @@ void* Device::allocate(int64_t bytes, cudaStream_t stream) {
   }
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
+    // What was allocated before in this stream is about to be freed in the order of the device's.
+    cudaStreamSynchronize(stream);
     throw EnvironmentError(fmt::format(
         "out of memory on cuda:{}: {} bytes could not be allocated, {} are free; replay fewer layers, steps "
         "or sequences at a time, or use --device cpu",

@@ -1,6 +1,7 @@
 #include "backend/cuda/landings.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "backend/cuda/check.h"
 
@@ -36,13 +37,19 @@ std::unique_ptr<Transfer> Landings::begin(const void* source, int64_t bytes) {
 }
 
 std::unique_ptr<Landings::Landing> Landings::take(int64_t bytes) {
-  const std::lock_guard lock(mutex_);
-  const auto fits =
-      std::ranges::find_if(free_, [&](const auto& free) { return free->memory.bytes() >= bytes; });
-  if (fits == free_.end()) return std::make_unique<Landing>(*device_, bytes);
-  std::unique_ptr<Landing> landing = std::move(*fits);
-  free_.erase(fits);
-  return landing;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto smallest = std::ranges::min_element(free_, {}, [&](const auto& free) {
+      return std::pair{free->memory.bytes() < bytes, free->memory.bytes()};
+    });
+    if (smallest != free_.end() && (*smallest)->memory.bytes() >= bytes) {
+      std::unique_ptr<Landing> landing = std::move(*smallest);
+      free_.erase(smallest);
+      return landing;
+    }
+  }
+  // It may take long; others may give back meanwhile.
+  return std::make_unique<Landing>(*device_, bytes);
 }
 
 void Landings::give_back(std::unique_ptr<Landing> landing) {

@@ -1,4 +1,5 @@
 #include "evaluation/evaluation.h"
+#include "results/dimension_means.h"
 
 #include <gtest/gtest.h>
 
@@ -274,6 +275,17 @@ TEST(TeacherForced, SeriesHoldMeansOfAsManyStepsAsAskedFor) {
         EXPECT_NEAR(series(means, name).values[range * 3 + layer],
                     mean_of_twelve(series(every, name), 0, range, layer, 3), 1e-6)
             << name;
+  }
+  // Of 29 steps the last mean is of five; it counts as five.
+  EXPECT_EQ(series(means, averaged_steps).values, (std::vector<double>{12, 12, 5, 12, 12, 5}));
+  const auto by_layer_of_means = dimension_means(means, Along::layer),
+             by_layer_of_all = dimension_means(every, Along::layer);
+  ASSERT_EQ(by_layer_of_means.size(), 3u);
+  for (size_t layer = 0; layer < 3; ++layer) {
+    ASSERT_EQ(by_layer_of_means[layer].means.size(), by_layer_of_all[layer].means.size());
+    for (size_t i = 0; i < by_layer_of_all[layer].means.size(); ++i)
+      EXPECT_NEAR(by_layer_of_means[layer].means[i].second, by_layer_of_all[layer].means[i].second, 1e-6)
+          << by_layer_of_all[layer].means[i].first;
   }
   // Of a sequence, the mean over its layers; of a step, over the sequences.
   for (size_t step = 0; step < 29; ++step) {
