@@ -49,6 +49,33 @@ def series_of(times: dict[Workload, StepTime], batch: int, budget: int) -> Serie
     return {label: line for label, line in series.items() if len(line) > 1}
 
 
+def plot(axis, line: list[tuple[int, StepTime]], value, **style) -> None:
+    axis.plot([x for x, _ in line], [value(time) for _, time in line], **style)
+
+
+def plot_floor(axis, quest: list[tuple[int, StepTime]]) -> None:
+    plot(
+        axis, quest, lambda time: time.read_us, color="k", ls=":", label="bytes of quest, read once"
+    )
+
+
+def label_axes(axis, x: str, scale: str, title: str) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_yscale(scale)
+    axis.set_xlabel(x)
+    axis.set_title(title)
+    axis.grid(True, alpha=0.3)
+    axis.legend(fontsize="small")
+
+
+def save(figure, file: Path) -> Path:
+    figure.tight_layout()
+    # Without the version of the library, so that the same times give the same bytes.
+    figure.savefig(file, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+    return file
+
+
 def draw(times: dict[Workload, StepTime], budget: int, out: Path) -> list[Path]:
     """Figures of all batch sizes with lines; the files written."""
     batches = sorted({workload.batch for workload in times})
@@ -63,33 +90,12 @@ def draw(times: dict[Workload, StepTime], budget: int, out: Path) -> list[Path]:
         figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False)
         for axis, (batch, lines) in zip(axes[0], panels.items()):
             for line_label, line in lines.items():
-                axis.plot(
-                    [x for x, _ in line],
-                    [value(time) for _, time in line],
-                    marker="o",
-                    label=line_label,
-                )
+                plot(axis, line, value, marker="o", label=line_label)
             if name == "step_time" and "quest" in lines:
-                floor = lines["quest"]
-                axis.plot(
-                    [x for x, _ in floor],
-                    [t.read_us for _, t in floor],
-                    "k:",
-                    label="bytes of quest, read once",
-                )
-            axis.set_xscale("log", base=2)
-            axis.set_yscale(scale)
-            axis.set_xlabel("context, tokens")
-            axis.set_title(f"batch {batch}, budget {budget} tokens")
-            axis.grid(True, alpha=0.3)
-            axis.legend(fontsize="small")
+                plot_floor(axis, lines["quest"])
+            label_axes(axis, "context, tokens", scale, f"batch {batch}, budget {budget} tokens")
         axes[0][0].set_ylabel(label)
-        figure.tight_layout()
-        file = out / f"{name}.png"
-        # Without the version of the library, so that the same times give the same bytes.
-        figure.savefig(file, dpi=120, metadata={"Software": None})
-        plt.close(figure)
-        written.append(file)
+        written.append(save(figure, out / f"{name}.png"))
     return written
 
 
@@ -110,26 +116,11 @@ def draw_batches(times: dict[Workload, StepTime], budget: int, out: Path) -> lis
         return []
     figure, axis = plt.subplots(figsize=(5.2, 3.8))
     for label, line in lines[context].items():
-        axis.plot([x for x, _ in line], [t.us for _, t in line], marker="o", label=label)
-    quest = lines[context]["quest"]
-    axis.plot(
-        [x for x, _ in quest],
-        [t.read_us for _, t in quest],
-        "k:",
-        label="bytes of quest, read once",
-    )
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
-    axis.set_xlabel("batch size")
+        plot(axis, line, lambda time: time.us, marker="o", label=label)
+    plot_floor(axis, lines[context]["quest"])
+    label_axes(axis, "batch size", "log", f"{context} tokens, budget {budget} tokens")
     axis.set_ylabel("µs a step and layer")
-    axis.set_title(f"{context} tokens, budget {budget} tokens")
-    axis.grid(True, alpha=0.3)
-    axis.legend(fontsize="small")
-    figure.tight_layout()
-    file = out / "step_batch.png"
-    figure.savefig(file, dpi=120, metadata={"Software": None})
-    plt.close(figure)
-    return [file]
+    return [save(figure, out / "step_batch.png")]
 
 
 def main(arguments: list[str] | None = None) -> int:
