@@ -44,37 +44,34 @@ void print_dry_run(const EvalPlan& plan, const EvalSpec& spec, const Checkpoint&
   print_time_and_output(expected, plan.output);
 }
 
-/// As open_backend; `auto` is the CPU also where a GPU lacks what a model needs beside a driver. Throws
-/// EnvironmentError where that is missing and the device was named.
-std::unique_ptr<Backend> open_decoding_backend(const std::string& device) {
-  std::unique_ptr<Backend> backend = open_backend(device);
-  try {
-    backend->model_primitives();
-  } catch (const EnvironmentError&) {
-    if (device != "auto") throw;
-    backend = make_cpu_backend();
-  }
-  return backend;
-}
+/// Where an evaluation runs, and what it is there.
+struct Placed {
+  std::unique_ptr<Backend> backend;
+  EvalSpec spec;
+};
 
-/// With `auto` the backend becomes the CPU where a GPU cannot run a point.
-EvalSpec resolve_on(std::unique_ptr<Backend>& backend, const EvalPlan& plan, const ModelConfig& config,
-                    const std::string& digest) {
+/// On the device that the plan names; `auto` is the CPU also where a GPU lacks what a model needs beside a
+/// driver, or cannot run a point. Throws EnvironmentError where that is so of a device that was named, and
+/// what resolve_evaluation throws.
+Placed place(const EvalPlan& plan, const ModelConfig& config, const std::string& digest) {
+  const auto on = [&](std::unique_ptr<Backend> backend) {
+    backend->model_primitives();
+    EvalSpec spec = resolve_evaluation(plan, config, digest, *backend);
+    return Placed{std::move(backend), std::move(spec)};
+  };
   try {
-    return resolve_evaluation(plan, config, digest, *backend);
+    return on(open_backend(plan.device));
   } catch (const EnvironmentError&) {
-    if (plan.device != "auto" || backend->driver().empty()) throw;
-    backend = make_cpu_backend();
-    return resolve_evaluation(plan, config, digest, *backend);
+    if (plan.device != "auto") throw;
+    return on(make_cpu_backend());
   }
 }
 
 void evaluate(const SweepOptions& options, const CommandLine& line) {
   const EvalPlan plan = load_eval_plan(options.config, method_catalog(), options.overrides());
-  std::unique_ptr<Backend> backend = open_decoding_backend(plan.device);
   const Checkpoint checkpoint(plan.model);
   const std::string digest = checkpoint.digest();
-  const EvalSpec spec = resolve_on(backend, plan, checkpoint.config(), digest);
+  const auto [backend, spec] = place(plan, checkpoint.config(), digest);
   if (options.dry_run) return print_dry_run(plan, spec, checkpoint, *backend);
   require_memory(estimate_memory(plan, spec, checkpoint.config(), checkpoint, *backend), *backend, plan.file,
                  less_memory);
