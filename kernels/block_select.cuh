@@ -3,8 +3,10 @@
 // width between the smallest and the largest score spread them well whatever their magnitude, so few scores
 // share the bucket that holds the k-th best, and those few are ranked directly. Code is kept small rather
 // than unrolled: a step runs it once, and instructions that are not in the cache cost more than a loop does.
+// Sixteen warps share four schedulers: an instruction that all run takes four cycles of a step.
 
 #include <cfloat>
+#include <climits>
 #include <cstdint>
 
 #include "kernels/score_order.cuh"
@@ -45,103 +47,124 @@ struct ScoreRange {
 template <int Threads>
 struct SelectShared {
   alignas(16) int histogram[kBuckets<Threads>];
-  ScoredPage candidate[Threads];  ///< in the bucket of the k-th best: a thread ranks one
-  uint2 range[kMaxRanges];        ///< ScoreRange::of_warp of what the scores came in
-  int warp_total[Threads / 32];
+  ScoredPage candidate[Threads];   ///< in the bucket of the k-th best: a thread ranks one
+  uint2 range[kMaxRanges];         ///< ScoreRange::of_warp of what the scores came in
+  int bucket_total[Threads / 32];  ///< scores in a warp's buckets
+  int warp_total[Threads / 32];    ///< a warp's pages that are chosen for certain
   int bucket, above, n_candidates;
   ScoredPage last;
 };
 
-/// All threads, some time before find_kth_best; the caller synchronises. Scores beyond n become NaN, up to a
-/// multiple of four: they are read and never chosen.
+/// All threads, some time before for_each_of_best; the caller synchronises. Scores beyond n become -inf, up
+/// to a multiple of four: they are read and never chosen.
 template <int Threads>
 __device__ void prepare_selection(float* scores, int n, SelectShared<Threads>& shared) {
   for (int x = threadIdx.x; x < kBuckets<Threads>; x += Threads) shared.histogram[x] = 0;
   if (threadIdx.x == 0) shared.n_candidates = 0;
   if (n + static_cast<int>(threadIdx.x) < (n + kVecScores - 1) / kVecScores * kVecScores)
-    scores[n + threadIdx.x] = NAN;
+    scores[n + threadIdx.x] = -INFINITY;
 }
 
-/// Calls f(page, scores of page .. page + 3) for the thread's pages of 0..n: those of a warp lie side by
-/// side, ascending with calls and lanes. All lanes call at the same time: some with pages beyond n, and NaN.
-template <int Threads, class F>
-__device__ void for_each_own_four(const float* scores, int n, F&& f) {
-  constexpr int warp_pages = 32 * kVecScores;
-  const int rounds = (n + Threads * kVecScores - 1) / (Threads * kVecScores);
-  const int first = threadIdx.x / 32 * rounds * warp_pages + threadIdx.x % 32 * kVecScores;
-#pragma unroll 1
-  for (int page = first; page < first + rounds * warp_pages; page += warp_pages) {
-    float four[kVecScores] = {NAN, NAN, NAN, NAN};
-    if (page < n) *reinterpret_cast<float4*>(four) = *reinterpret_cast<const float4*>(scores + page);
-    f(page, four);
-  }
-}
-
-/// The `wanted`-th best of scores[0..n), 1 <= wanted <= n: exactly `wanted` pages are that one or before it.
-/// shared.range[0..ranges) covers the scores. The same in all threads.
+/// The pages of a warp lie side by side, four of a lane in each round.
 template <int Threads>
-__device__ ScoredPage find_kth_best(const float* scores, int n, int wanted, int ranges,
-                                    SelectShared<Threads>& shared) {
-  constexpr int warps = Threads / 32, buckets = kBuckets<Threads>, own_buckets = buckets / Threads;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const auto each = [&](auto&& f) {
-    for_each_own_four<Threads>(scores, n, [&](int page, const float(&four)[kVecScores]) {
+struct OwnPages {
+  static constexpr int round = 32 * kVecScores;
+  int first, end;  ///< of the warp; some may be beyond n
+
+  __device__ explicit OwnPages(int n) {
+    const int rounds = (n + Threads * kVecScores - 1) / (Threads * kVecScores);
+    first = static_cast<int>(threadIdx.x) / 32 * rounds * round;
+    end = first + rounds * round;
+  }
+  /// Calls f(page, scores of page .. page + 3), ascending with calls and lanes. All lanes call at the same
+  /// time: some with pages beyond n, and -inf.
+  template <class F>
+  __device__ void for_each_four(const float* scores, int n, F&& f) const {
+    const int lane_page = static_cast<int>(threadIdx.x) % 32 * kVecScores;
+#pragma unroll 1
+    for (int page = first + lane_page; page < end + lane_page; page += round) {
+      float four[kVecScores] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+      if (page < n) *reinterpret_cast<float4*>(four) = *reinterpret_cast<const float4*>(scores + page);
+      f(page, four);
+    }
+  }
+  template <class F>
+  __device__ void for_each(const float* scores, int n, F&& f) const {
+    for_each_four(scores, n, [&](int page, const float(&four)[kVecScores]) {
+      if (page >= n) return;
 #pragma unroll
       for (int x = 0; x < kVecScores; ++x) f(page + x, four[x]);
     });
-  };
-
-  uint32_t low = ~0u, high = 0;
-#pragma unroll 1
-  for (int x = lane; x < ranges; x += 32) {
-    low = min(low, shared.range[x].x);
-    high = max(high, shared.range[x].y);
   }
-  low = __reduce_min_sync(~0u, low);
-  high = __reduce_max_sync(~0u, high);
-  const float smallest = score_of_key(low);
-  // Rounding keeps the order: a higher bucket's scores are all higher. Where the width is not a number to
-  // divide by, all scores fall into one bucket.
-  const float wide = buckets / (score_of_key(high) - smallest);
-  const float per_score = wide > 0 && wide <= FLT_MAX ? wide : 0.0f;
-  const auto bucket_of = [&](float score) {
-    return min(buckets - 1, static_cast<int>((score - smallest) * per_score));
-  };
-  each([&](int, float score) {
-    if (score == score) atomicAdd(&shared.histogram[bucket_of(score)], 1);
-  });
-  __syncthreads();
+};
 
+/// Buckets of scores. Rounding keeps the order: a higher bucket's scores are all higher; -inf is in the
+/// lowest. Where the width is not a number to divide by, all scores fall into one bucket.
+template <int Threads>
+struct ScoreBuckets {
+  float smallest, per_score;
+
+  /// Of scores in these ranges.
+  __device__ ScoreBuckets(const uint2* range, int ranges) {
+    const int lane = threadIdx.x % 32;
+    uint32_t low = ~0u, high = 0;
+#pragma unroll
+    for (int x = 0; x < kMaxRanges; x += 32)
+      if (x + lane < ranges) {
+        low = min(low, range[x + lane].x);
+        high = max(high, range[x + lane].y);
+      }
+    smallest = score_of_key(__reduce_min_sync(~0u, low));
+    const float wide = __fdividef(kBuckets<Threads>, score_of_key(__reduce_max_sync(~0u, high)) - smallest);
+    per_score = wide > 0 && wide <= FLT_MAX ? wide : 0.0f;
+  }
+  __device__ int of(float score) const {
+    const float at = (score - smallest) * per_score;
+    return static_cast<int>(min(kBuckets<Threads> - 1u, __float2uint_rz(at)));  // below 0 and NaN: 0
+  }
+};
+
+/// The bucket that holds the `wanted`-th best score, into shared.bucket, and how many are in higher ones,
+/// into shared.above. The caller synchronises.
+template <int Threads>
+__device__ void find_bucket(int wanted, SelectShared<Threads>& shared) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   // A thread has four buckets, the first thread the highest ones.
-  const int lowest = buckets - own_buckets * (static_cast<int>(threadIdx.x) + 1);
-  const int4 own = *reinterpret_cast<const int4*>(&shared.histogram[lowest]);
-  const int own_total = own.x + own.y + own.z + own.w;
+  const int highest = kBuckets<Threads> - 1 - kVecScores * static_cast<int>(threadIdx.x);
+  const int4 own = *reinterpret_cast<const int4*>(&shared.histogram[highest + 1 - kVecScores]);
+  const int own_total = own.x + own.y + own.z + own.w, warp_total = __reduce_add_sync(~0u, own_total);
+  if (lane == 0) shared.bucket_total[warp] = warp_total;
+  __syncthreads();
+  const int before_warp = __reduce_add_sync(~0u, lane < warp ? shared.bucket_total[lane] : 0);
+  if (before_warp >= wanted || before_warp + warp_total < wanted) return;
   int total = own_total;
 #pragma unroll
   for (int offset = 1; offset < 32; offset *= 2) {
     const int lower_lane = __shfl_up_sync(~0u, total, offset);
     if (lane >= offset) total += lower_lane;
   }
-  if (lane == 31) shared.warp_total[warp] = total;
-  __syncthreads();
-  total += __reduce_add_sync(~0u, lane < warp ? shared.warp_total[lane] : 0);
-  if (total - own_total < wanted && wanted <= total) {
-    int above = total - own_total, bucket = lowest + own_buckets - 1;
-#pragma unroll 1
-    for (; above + shared.histogram[bucket] < wanted; --bucket) above += shared.histogram[bucket];
-    shared.bucket = bucket;
-    shared.above = above;
+  int above = before_warp + total - own_total;
+  if (above >= wanted || above + own_total < wanted) return;
+  int bucket = highest;
+  bool goes_on = true;
+  const int counts[] = {own.w, own.z, own.y};
+#pragma unroll
+  for (int x = 0; x < 3; ++x) {
+    goes_on = goes_on && above + counts[x] < wanted;
+    above += goes_on ? counts[x] : 0;
+    bucket -= goes_on;
   }
-  __syncthreads();
+  shared.bucket = bucket;
+  shared.above = above;
+}
 
-  const int bucket = shared.bucket, needed = wanted - shared.above;
-  each([&](int page, float score) {
-    if (bucket_of(score) != bucket || score != score) return;
-    const int at = atomicAdd(&shared.n_candidates, 1);
-    if (at < Threads) shared.candidate[at] = {score, page};
-  });
-  __syncthreads();
-  const int candidates = shared.n_candidates;
+/// The candidate that exactly `needed` candidates are or are before, into shared.last; there are too many for
+/// a warp. The caller synchronises.
+template <int Threads>
+__device__ void rank_candidates(const float* scores, int n, int wanted, int needed,
+                                const OwnPages<Threads>& own, SelectShared<Threads>& shared) {
+  constexpr int warps = Threads / 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, candidates = shared.n_candidates;
   if (candidates <= Threads) {
     if (static_cast<int>(threadIdx.x) < candidates) {
       const ScoredPage mine = shared.candidate[threadIdx.x];
@@ -150,61 +173,97 @@ __device__ ScoredPage find_kth_best(const float* scores, int n, int wanted, int 
       for (int x = 0; x < candidates; ++x) better += shared.candidate[x].is_before(mine);
       if (better == needed - 1) shared.last = mine;
     }
-  } else {
-    // Many scores that are nearly or quite equal: bit by bit.
-    uint64_t threshold = 0;
-#pragma unroll 1
-    for (int bit = 63; bit >= 0; --bit) {
-      const uint64_t higher = threshold | uint64_t{1} << bit;
-      int count = 0;
-      each([&](int page, float score) { count += page < n && score_order(score, page) >= higher; });
-      count = __reduce_add_sync(~0u, count);
-      __syncthreads();  // earlier totals have been read
-      if (lane == 0) shared.warp_total[warp] = count;
-      __syncthreads();
-      if (__reduce_add_sync(~0u, lane < warps ? shared.warp_total[lane] : 0) >= wanted) threshold = higher;
-    }
-    each([&](int page, float score) {
-      if (page < n && score_order(score, page) == threshold) shared.last = {score, page};
-    });
+    return;
   }
-  __syncthreads();
-  return shared.last;
+  // Many scores that are nearly or quite equal: bit by bit.
+  uint64_t threshold = 0;
+#pragma unroll 1
+  for (int bit = 63; bit >= 0; --bit) {
+    const uint64_t higher = threshold | uint64_t{1} << bit;
+    int count = 0;
+    own.for_each(scores, n,
+                 [&](int page, float score) { count += page < n && score_order(score, page) >= higher; });
+    count = __reduce_add_sync(~0u, count);
+    __syncthreads();  // earlier totals have been read
+    if (lane == 0) shared.warp_total[warp] = count;
+    __syncthreads();
+    if (__reduce_add_sync(~0u, lane < warps ? shared.warp_total[lane] : 0) >= wanted) threshold = higher;
+  }
+  own.for_each(scores, n, [&](int page, float score) {
+    if (page < n && score_order(score, page) == threshold) shared.last = {score, page};
+  });
 }
 
-/// Calls f(place, page) for the pages of 0..n that are `last` or before it, place being their number in
-/// ascending order of pages. All threads must call.
+/// Calls f(page, bits, place) for four pages from `page` on, those of `bits` being among the `wanted` best,
+/// 1 <= wanted <= n, of scores[0..n); place is the number of the first of them in ascending order of pages.
+/// shared.range[0..ranges) covers the scores. All threads must call.
 template <int Threads, class F>
-__device__ void for_each_selected(const float* scores, int n, ScoredPage last, SelectShared<Threads>& shared,
-                                  F&& f) {
+__device__ void for_each_of_best(const float* scores, int n, int wanted, int ranges,
+                                 SelectShared<Threads>& shared, F&& f) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const auto selected = [&](int page, const float(&four)[kVecScores]) {
-    unsigned bits = 0;
-#pragma unroll
-    for (int x = 0; x < kVecScores; ++x)
-      if (ScoredPage{four[x], page + x}.is_or_is_before(last)) bits |= 1u << x;
-    return bits;
-  };
-  int own = 0;
-  for_each_own_four<Threads>(
-      scores, n, [&](int page, const float(&four)[kVecScores]) { own += __popc(selected(page, four)); });
-  own = __reduce_add_sync(~0u, own);
-  if (lane == 0) shared.warp_total[warp] = own;
+  const OwnPages<Threads> own(n);
+  const ScoreBuckets<Threads> buckets(shared.range, ranges);
+  own.for_each(scores, n, [&](int, float score) { atomicAdd(&shared.histogram[buckets.of(score)], 1); });
   __syncthreads();
-  int place = __reduce_add_sync(~0u, lane < warp ? shared.warp_total[lane] : 0);
-  for_each_own_four<Threads>(scores, n, [&](int page, const float(&four)[kVecScores]) {
-    unsigned bits = selected(page, four);
-    const int count = __popc(bits);
-    int before = count;
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const int lower_lane = __shfl_up_sync(~0u, before, offset);
-      if (lane >= offset) before += lower_lane;
+  find_bucket(wanted, shared);
+  __syncthreads();
+
+  const int bucket = shared.bucket, needed = wanted - shared.above;
+  int certain = 0;
+  own.for_each(scores, n, [&](int page, float score) {
+    const int its = buckets.of(score);
+    certain += its > bucket;
+    if (its != bucket) return;
+    const int at = atomicAdd(&shared.n_candidates, 1);
+    if (at < Threads) shared.candidate[at] = {score, page};
+  });
+  certain = __reduce_add_sync(~0u, certain);
+  if (lane == 0) shared.warp_total[warp] = certain;
+  __syncthreads();
+
+  ScoredPage last;
+  int place;  // of the warp's first page that is chosen
+  const int candidates = shared.n_candidates;
+  if (candidates <= 32) {
+    // Each warp ranks them: a lane has one.
+    ScoredPage mine{};
+    int better = INT_MAX;
+    if (lane < candidates) {
+      mine = shared.candidate[lane];
+      better = 0;
+#pragma unroll 1
+      for (int x = 0; x < candidates; ++x) better += shared.candidate[x].is_before(mine);
     }
-    const int round_total = __shfl_sync(~0u, before, 31);
-    int at = place + before - count;
-    place += round_total;
-    for (; bits != 0; bits &= bits - 1) f(at++, page + __ffs(static_cast<int>(bits)) - 1);
+    last = shared.candidate[__ffs(static_cast<int>(__ballot_sync(~0u, better == needed - 1))) - 1];
+    place = __reduce_add_sync(~0u, lane < warp ? shared.warp_total[lane] : 0) +
+            __popc(__ballot_sync(~0u, better < needed && mine.page < own.first));
+  } else {
+    rank_candidates(scores, n, wanted, needed, own, shared);
+    __syncthreads();
+    last = shared.last;
+    int chosen = 0;
+    own.for_each(scores, n, [&](int page, float score) {
+      chosen += ScoredPage{score, page}.is_or_is_before(last);
+    });
+    chosen = __reduce_add_sync(~0u, chosen);
+    if (lane == 0) shared.warp_total[warp] = chosen;
+    __syncthreads();
+    place = __reduce_add_sync(~0u, lane < warp ? shared.warp_total[lane] : 0);
+  }
+
+  const unsigned lower_lanes = (1u << lane) - 1;
+  own.for_each_four(scores, n, [&](int page, const float(&four)[kVecScores]) {
+    unsigned bits = 0;
+    int at = place;
+#pragma unroll
+    for (int x = 0; x < kVecScores; ++x) {
+      const bool chosen = ScoredPage{four[x], page + x}.is_or_is_before(last);
+      const unsigned lanes = __ballot_sync(~0u, chosen);
+      bits |= static_cast<unsigned>(chosen) << x;
+      at += __popc(lanes & lower_lanes);
+      place += __popc(lanes);
+    }
+    if (bits != 0) f(page, bits, at);
   });
 }
 

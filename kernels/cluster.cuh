@@ -59,7 +59,11 @@ __device__ inline void let_next_grid_start() {
 __device__ inline void prefetch(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
-/// The same of some bytes, a multiple of 16 as the address is.
+/// The same into L1.
+__device__ inline void prefetch_l1(const void* address) {
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(address));
+}
+/// Into L2, some bytes, a multiple of 16 as the address is.
 __device__ inline void prefetch(const void* address, int bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
 }

@@ -28,8 +28,10 @@ constexpr int kStepWarps = kStepThreads / 32;
 
 /// Sizes that are known at launch.
 struct StepLayout {
-  int scores;  ///< floats: scores of all pages, and later the results that a block is handed
-  int pages;   ///< that a block attends to, at most
+  int scores;      ///< floats: scores of all pages, and later the results that a block is handed
+  int pages;       ///< that a block attends to, at most
+  int work;        ///< bytes from the beginning of shared memory: where StepShared::Work lies
+  int past_warps;  ///< that attend for groups of past rows
   Divisor group, page_chunks, cluster;
 };
 
@@ -46,42 +48,62 @@ inline constexpr int kWeightStride = 2 * D + (D / 4 % 8 == 4 ? 0 : 32);
 template <int D>
 inline constexpr int kSummaryStride = (2 * D + 63) / 64 * 64;
 
+/// Warps of the first rows, which the step's own query is among: its result has the same bits whatever the
+/// window.
+constexpr int kFirstWarps = 8, kMostPastWarps = kStepWarps - kFirstWarps;
+
+/// How the rows of a tile fall into groups, each of which some warps attend for: the first ones, and those of
+/// past queries, which have seen most pages.
+template <int R, int First>
+struct RowGroups {
+  static constexpr int first_tiles = First / 8;
+  static constexpr int past_tiles = R - First > 8 ? 2 : 1;  ///< of eight rows, of a group of past rows
+  static constexpr int past_rows = 8 * past_tiles, past = ceil_div(R - First, past_rows);
+  /// Chunks that a warp of the first rows has under way, in a buffer each. Other warps have one.
+  static constexpr int ahead = R <= 32 ? 2 : 1;
+  static constexpr int first_buffers = kFirstWarps * ahead;
+
+  static __host__ __device__ constexpr int group_of(int row) { return (row - First) / past_rows; }
+  static __host__ __device__ constexpr int first_row(int group) { return First + group * past_rows; }
+};
+
 template <class T, int D, int R>
 struct StepShared {
-  alignas(16) T q[R][kMmaStride<D>];
-  union {
-    WarpBuffer<T, D> buffer[kStepWarps];
-    struct {
-      alignas(16) T weights[kMaxGroup][kWeightStride<D>];  ///< of scoring
-      SelectShared<kStepThreads> select;
-      alignas(16) T summaries[kStepWarps][2][8][kSummaryStride<D>];  ///< two times eight pages a warp
-    };
-  };
+  alignas(128) T q[R][kMmaStride<D>];
   float2 warp_state[kStepWarps][16];  ///< maximum (base 2) and sum of a warp's rows
   /// The same of the rows that the block owns, from every block: [row / cluster][block].
   float2 handed_state[R + kMaxCluster];
   alignas(16) float scores[4];  ///< and more: StepLayout::scores, then StepLayout::pages of ListedPage
+
+  struct Scoring {
+    alignas(16) T weights[kMaxGroup][kWeightStride<D>];
+    SelectShared<kStepThreads> select;
+    alignas(16) T summaries[kStepWarps][2][8][kSummaryStride<D>];  ///< two times eight pages a warp
+  };
+  union Work {
+    Scoring scoring;
+    WarpBuffer<T, D> buffer[1];  ///< and more: RowGroups::first_buffers, then one for each warp of past rows
+  };
 };
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-
-/// Warps of the first 16 rows, which the step's own query is among: its result has the same bits whatever the
-/// window. The other warps are shared by the groups of rows of past queries, which have seen most pages.
-constexpr int kFirstWarps = 8;
 
 /// Summaries that a block asks the L2 cache for while the grid before still runs: 17 MB on 132
 /// multiprocessors, of which others' keys and values should not be driven out.
 constexpr int kPrefetchedPages = 256;
 
 /// Everything a block knows of its step.
-template <class T, int D, int R>
+template <class T, int D, int R, int First>
 class StepBlock {
  public:
   using Shared = StepShared<T, D, R>;
+  using Groups = RowGroups<R, First>;
 
   __device__ StepBlock(const DecodeStepParams& params, Shared& shared, StepLayout layout)
       : params_(params),
         shared_(shared),
+        work_(*reinterpret_cast<typename Shared::Work*>(reinterpret_cast<unsigned char*>(&shared) +
+                                                        layout.work)),
         listed_(reinterpret_cast<ListedPage*>(shared.scores + layout.scores)),
         layout_(layout),
         group_(layout.group.divisor),
@@ -113,18 +135,15 @@ class StepBlock {
     Scoring scoring{};
     if (chooses) scoring = plan_scoring();
     prefetch_inputs();
-    prepare_selection(shared_.scores, candidates_, shared_.select);
+    prepare_selection(shared_.scores, candidates_, work_.scoring.select);
     wait_for_previous_grid();
     if (!params_.q.rows_are_old) find_queries();
     QueryPieces queries;
     read_queries(queries);
     if (chooses) begin_scoring(scoring);
+    prefetch_lookups();
     store_queries(queries);
     __syncthreads();
-    if (chooses) {
-      weigh_queries();
-      __syncthreads();
-    }
     cluster_wait();  // 1
     if (appends()) append();
     if (chooses) score(scoring);
@@ -186,12 +205,36 @@ class StepBlock {
       if (r < rows_) pieces[i] = *reinterpret_cast<const uint4*>(query_row(r) + x % row_vectors * kVec<T>);
     }
   }
+  /// And what scores are the product of with summaries: max(q, 0) and min(q, 0) of the heads of the step's
+  /// own query, the first rows. Heads that do not exist weigh 0.
   __device__ void store_queries(const QueryPieces& pieces) const {
+    const int heads = ceil_div(group_, 8) * 8;
 #pragma unroll
     for (int i = 0; i < thread_vectors; ++i) {
-      const int x = i * kStepThreads + threadIdx.x;
-      if (x < R * row_vectors)
-        *reinterpret_cast<uint4*>(&shared_.q[x / row_vectors][x % row_vectors * kVec<T>]) = pieces[i];
+      const int x = i * kStepThreads + threadIdx.x, r = x / row_vectors, c = x % row_vectors * kVec<T>;
+      if (x >= R * row_vectors) continue;
+      *reinterpret_cast<uint4*>(&shared_.q[r][c]) = pieces[i];
+      if (r >= heads) continue;
+      float q[kVec<T>];
+      load_vec<T>(reinterpret_cast<const T*>(&pieces[i]), q);
+      uint4 positive, negative;
+#pragma unroll
+      for (int e = 0; e < kVec<T>; ++e) {
+        const float weight = r < group_ ? q[e] : 0.0f;
+        reinterpret_cast<T*>(&positive)[e] = from_float<T>(fmaxf(weight, 0.0f));
+        reinterpret_cast<T*>(&negative)[e] = from_float<T>(fminf(weight, 0.0f));
+      }
+      *reinterpret_cast<uint4*>(&work_.scoring.weights[r][c]) = positive;
+      *reinterpret_cast<uint4*>(&work_.scoring.weights[r][D + c]) = negative;
+    }
+  }
+  /// What is known of pages by number and is looked up when they have been chosen.
+  __device__ void prefetch_lookups() const {
+    constexpr int line = 128 / sizeof(int32_t);
+#pragma unroll 1
+    for (int page = threadIdx.x * line; page <= newest_page_; page += kStepThreads * line) {
+      prefetch_l1(table_ + page);
+      if (params_.window > 1) prefetch_l1(last_loaded_ + page);
     }
   }
 
@@ -248,16 +291,6 @@ class StepBlock {
   static constexpr int lane_pieces = 2 * row_vectors / 4;  ///< of a page's summary: four lanes share it
   using Summary = uint4[lane_pieces];
 
-  /// Weights of the heads, whose queries are the first rows of the tile. Heads that do not exist weigh 0.
-  __device__ void weigh_queries() const {
-    for (int x = threadIdx.x; x < ceil_div(group_, 8) * 8 * D; x += kStepThreads) {
-      const int h = x / D, c = x % D;
-      const float q = h < group_ ? to_float(shared_.q[h][c]) : 0.0f;
-      shared_.weights[h][c] = from_float<T>(fmaxf(q, 0.0f));
-      shared_.weights[h][D + c] = from_float<T>(fminf(q, 0.0f));
-    }
-  }
-
   /// Scores of the pages 2t and 2t + 1 of the eight that the warp holds (lane 4g + t has page g), in all
   /// lanes of the same t.
   __device__ float2 score_of(const Summary& summary) const {
@@ -269,7 +302,8 @@ class StepBlock {
       float even[4] = {}, odd[4] = {};
 #pragma unroll
       for (int i = 0; i < lane_pieces; ++i) {
-        const uint4 w = *reinterpret_cast<const uint4*>(&shared_.weights[first + g][(i * 4 + t) * kVec<T>]);
+        const uint4 w =
+            *reinterpret_cast<const uint4*>(&work_.scoring.weights[first + g][(i * 4 + t) * kVec<T>]);
         mma(even, {w.x, 0, w.y, 0}, summary[i].x, summary[i].y, T{});
         mma(odd, {w.z, 0, w.w, 0}, summary[i].z, summary[i].w, T{});
       }
@@ -318,7 +352,8 @@ class StepBlock {
   /// Where a warp has 16-byte piece x of a page's summary: those of odd pages change places, so that the four
   /// lanes of two pages meet all banks.
   __device__ uint4* summary_piece(int turn, int page, int x) const {
-    return reinterpret_cast<uint4*>(shared_.summaries[threadIdx.x / 32][turn % 2][page]) + (x ^ page % 2 * 4);
+    return reinterpret_cast<uint4*>(work_.scoring.summaries[threadIdx.x / 32][turn % 2][page]) +
+           (x ^ page % 2 * 4);
   }
   __device__ void read_summaries(int turn, bool exist, int pool) const {
     if (exist) {
@@ -392,7 +427,7 @@ class StepBlock {
     const int block = threadIdx.x % 32;
     if (block < cluster_)
       store_in_cluster(
-          in_block(shared_address(&shared_.select.range[rank_ * kStepWarps + threadIdx.x / 32]), block),
+          in_block(shared_address(&work_.scoring.select.range[rank_ * kStepWarps + threadIdx.x / 32]), block),
           keys);
   }
 
@@ -403,66 +438,84 @@ class StepBlock {
               end = layout_.cluster.divide(n_listed * (rank_ + 1));
     const int64_t list = static_cast<int64_t>(i_) * params_.heads.n_kv_heads + head_;
     int32_t* const pages = params_.lists.pages + list * params_.lists.capacity;
-    const auto list_page = [&](int place, int page) {
-      if (place < first || place >= end) return;
-      listed_[place - first] = {page, params_.window > 1 ? last_loaded_[page] : -1, table_[page]};
-      pages[place] = page;
+    const auto look_up = [&](int page) {
+      return ListedPage{page, params_.window > 1 ? last_loaded_[page] : -1, table_[page]};
     };
-    if (chooses) {
-      const ScoredPage last =
-          find_kth_best(shared_.scores, candidates_, taken_, cluster_ * kStepWarps, shared_.select);
-      for_each_selected(shared_.scores, candidates_, last, shared_.select, list_page);
-    }
+    const auto list_page = [&](int place, const ListedPage& page) {
+      listed_[place - first] = page;
+      pages[place] = page.page;
+    };
+    // Of four pages those of `bits`, the first of which is in `place`: all are looked up at the same time.
+    const auto list_four = [&](int page, unsigned bits, int place) {
+      ListedPage found[kVecScores];
+      int places[kVecScores];
+#pragma unroll
+      for (int x = 0; x < kVecScores; ++x) {
+        const bool is_chosen = bits >> x & 1;
+        places[x] = is_chosen && first <= place && place < end ? place : -1;
+        place += is_chosen;
+        if (places[x] >= 0) found[x] = look_up(page + x);
+      }
+#pragma unroll
+      for (int x = 0; x < kVecScores; ++x)
+        if (places[x] >= 0) list_page(places[x], found[x]);
+    };
+    if (chooses)
+      for_each_of_best(shared_.scores, candidates_, taken_, cluster_ * kStepWarps, work_.scoring.select,
+                       list_four);
     // What there is no choice about: all pages, or the step's own.
-    for (int place = (chooses ? taken_ : 0) + threadIdx.x; place < n_listed; place += kStepThreads)
-      list_page(place, place < taken_ ? place : newest_page_);
+    for (int place = max(chooses ? taken_ : 0, first) + static_cast<int>(threadIdx.x); place < end;
+         place += kStepThreads)
+      list_page(place, look_up(place < taken_ ? place : newest_page_));
     if (rank_ == 0 && threadIdx.x == 0) params_.lists.count[list] = n_listed;
     return end - first;
   }
 
-  // --- attention: a warp has a group of 16 rows and every n-th chunk of the block's pages, in a buffer of
-  // its own
-  struct Part16 {
-    int group, warp, warps;  ///< group of rows, number within its warps, and how many they are
-  };
-  static constexpr int groups = kRowGroups<R>, tiles = kGroupTiles<R>;
-  __device__ static Part16 part_of(int warp) {
-    if (warp < kFirstWarps || groups == 1) return {0, warp, kFirstWarps};
-    constexpr int past = groups > 1 ? groups - 1 : 1;
-    const int x = warp - kFirstWarps;
-    return {1 + x % past, x / past, warps_of(1 + x % past)};
+  // --- attention: a warp has a group of rows and every n-th chunk of the block's pages, in buffers of its
+  // own
+  __device__ int warps_of(int past_group) const {
+    constexpr int groups = Groups::past > 0 ? Groups::past : 1;
+    return (layout_.past_warps - past_group + groups - 1) / groups;
   }
-  __device__ static int warps_of(int group) {
-    constexpr int past = groups > 1 ? groups - 1 : 1;
-    return group == 0 ? kFirstWarps : (kStepWarps - kFirstWarps - group) / past + 1;
-  }
-  __device__ static int warp_of(int group, int x) {
-    constexpr int past = groups > 1 ? groups - 1 : 1;
-    return group == 0 ? x : kFirstWarps + x * past + group - 1;
-  }
+  __device__ WarpBuffer<T, D>* past_buffer(int x) const { return work_.buffer + Groups::first_buffers + x; }
 
   __device__ void attend(int n_listed) const {
-    const int warp = threadIdx.x / 32;
-    if (groups == 1 && warp >= kFirstWarps) {
-      if (appends() && warp == kStepWarps - 1) summarise_newest_page();
-      return;
-    }
-    const Part16 part = part_of(warp);
-    const int page_chunks = layout_.page_chunks.divisor,
-              n_chunks = part.group * 16 < rows_ ? n_listed * page_chunks : 0;
-    // The youngest query of the group's rows: it has been shown the least, and may see the most.
-    const int youngest = slot_of(part.group * 16);
-    VisibleRows<tiles> rows;
+    const int warp = threadIdx.x / 32, past_warp = warp - kFirstWarps;
+    const bool attends = past_warp < layout_.past_warps, summarises = appends() && warp == kStepWarps - 1;
+    if (!attends && summarises) summarise_newest_page();
+    if (warp < kFirstWarps) {
+      WarpBuffer<T, D>* buffers[Groups::ahead];
 #pragma unroll
-    for (int x = 0; x < 2 * tiles; ++x) {
-      const int r = part.group * 16 + x / 2 * 8 + threadIdx.x % 4 * 2 + x % 2, slot = slot_of(r);
+      for (int x = 0; x < Groups::ahead; ++x) buffers[x] = work_.buffer + warp + x * kFirstWarps;
+      attend_rows<Groups::first_tiles>(0, n_listed, warp, kFirstWarps, buffers);
+    } else if constexpr (Groups::past > 0) {
+      if (!attends) return;
+      const int group = past_warp % Groups::past;
+      WarpBuffer<T, D>* const buffers[] = {past_buffer(past_warp)};
+      attend_rows<Groups::past_tiles>(Groups::first_row(group), n_listed, past_warp / Groups::past,
+                                      warps_of(group), buffers);
+    }
+    if (attends && summarises) summarise_newest_page();
+  }
+  /// For N tiles of eight rows from first_row on; the x-th of `warps`.
+  template <int N, int Ahead>
+  __device__ void attend_rows(int first_row, int n_listed, int x, int warps,
+                              WarpBuffer<T, D>* const (&buffers)[Ahead]) const {
+    const int page_chunks = layout_.page_chunks.divisor,
+              n_chunks = first_row < rows_ ? n_listed * page_chunks : 0;
+    // The youngest query of the rows: it has been shown the least, and may see the most.
+    const int youngest = slot_of(first_row);
+    VisibleRows<N> rows;
+#pragma unroll
+    for (int x = 0; x < 2 * N; ++x) {
+      const int r = first_row + x / 2 * 8 + threadIdx.x % 4 * 2 + x % 2, slot = slot_of(r);
       rows.last_visible[x / 2][x % 2] = r < rows_ ? step_.position - slot : -1;
       rows.unseen_before[x / 2][x % 2] = slot == 0 ? INT_MAX : step_.position - slot;
     }
-    // The next chunk that any of the warp's rows may have to see, from x on.
+    // The next chunk that any of the rows may have to see, from x on.
     const auto next = [&](int x) {
 #pragma unroll 1
-      for (; x < n_chunks; x += part.warps) {
+      for (; x < n_chunks; x += warps) {
         const int place = layout_.page_chunks.divide(x);
         const ListedPage page = listed_[place];
         const int offset = (x - place * page_chunks) * kChunk,
@@ -473,17 +526,10 @@ class StepBlock {
       }
       return kNoPlace;
     };
-    // A lone group has the buffers of the other warps, too: two chunks are under way.
-    constexpr int ahead = groups == 1 ? 2 : 1;
-    static_assert(ahead == 1 || 2 * kFirstWarps <= kStepWarps);
-    WarpBuffer<T, D>* buffers[ahead];
-#pragma unroll
-    for (int x = 0; x < ahead; ++x) buffers[x] = &shared_.buffer[warp + x * kFirstWarps];
-    WarpAttention<T, D, tiles> mine;
-    stream_chunks<ahead>(mine, &shared_.q[part.group * 16], params_.heads, params_.kv, head_, step_.position,
-                         params_.scale, rows, buffers, part.warp, part.warps, next, [] {});
-    leave_results(mine, *buffers[0], shared_.warp_state[warp]);
-    if (groups > 1 && appends() && warp == kStepWarps - 1) summarise_newest_page();
+    WarpAttention<T, D, N> mine;
+    stream_chunks<Ahead>(mine, &shared_.q[first_row], params_.heads, params_.kv, head_, step_.position,
+                         params_.scale, rows, buffers, x, warps, next, [] {});
+    leave_results(mine, *buffers[0], shared_.warp_state[threadIdx.x / 32]);
   }
 
   // --- results
@@ -492,10 +538,19 @@ class StepBlock {
     const int lane = threadIdx.x % 32;
 #pragma unroll 1
     for (int r = threadIdx.x / 32; r < rows_; r += kStepWarps) {
-      const int group = r / 16, n = warps_of(group);
-      const float2 state = lane < n ? shared_.warp_state[warp_of(group, lane)][r % 16] : float2{-INFINITY, 0};
-      const RowSum row =
-          add_up<D>(state, n, [&](int x) { return shared_.buffer[warp_of(group, x)].out[r % 16]; });
+      int n = kFirstWarps, first_warp = 0, stride = 1, tile_row = r;
+      const WarpBuffer<T, D>* buffers = work_.buffer;
+      if (Groups::past > 0 && r >= First) {
+        const int group = Groups::group_of(r);
+        n = warps_of(group);
+        first_warp = kFirstWarps + group;
+        stride = Groups::past;
+        tile_row = r - Groups::first_row(group);
+        buffers = past_buffer(group);
+      }
+      const RowSum row = add_up<D>(
+          n, [&](int x) { return shared_.warp_state[first_warp + x * stride][tile_row]; },
+          [&](int x) { return buffers[x * stride].out[tile_row]; });
       const int turn = layout_.cluster.divide(r), owner = r - turn * cluster_,
                 place = turn * cluster_ + rank_;
       if (lane == 0)
@@ -526,9 +581,9 @@ class StepBlock {
     for (int r = first_own_row(), turn = threadIdx.x / 32; r < rows_;
          r += kStepWarps * cluster_, turn += kStepWarps) {
       const int first = turn * cluster_;
-      const RowSum row =
-          add_up<D>(lane < cluster_ ? shared_.handed_state[first + lane] : float2{-INFINITY, 0}, cluster_,
-                    [&](int block) { return shared_.scores + (first + block) * D; });
+      const RowSum row = add_up<D>(
+          cluster_, [&](int block) { return shared_.handed_state[first + block]; },
+          [&](int block) { return shared_.scores + (first + block) * D; });
       const bool is_past = r >= group_;
       if (is_past && !(row.sum > 0)) continue;  // nothing new: the cached result keeps its bits
       const int64_t item = item_of(r);
@@ -559,6 +614,7 @@ class StepBlock {
 
   const DecodeStepParams& params_;
   Shared& shared_;
+  typename Shared::Work& work_;
   ListedPage* listed_;
   StepLayout layout_;
   int group_;
@@ -574,96 +630,128 @@ class StepBlock {
 
 #endif
 
-template <class T, int D, int R>
+template <class T, int D, int R, int First>
 __global__ __launch_bounds__(kStepThreads,
                              1) void decode_step_kernel(const __grid_constant__ DecodeStepParams params,
                                                         StepLayout layout) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) unsigned char shared_bytes[];
   let_next_grid_start();
-  StepBlock<T, D, R>(params, *reinterpret_cast<StepShared<T, D, R>*>(shared_bytes), layout).run();
+  StepBlock<T, D, R, First>(params, *reinterpret_cast<StepShared<T, D, R>*>(shared_bytes), layout).run();
 #endif
 }
 
-int rows_of(const DecodeStepParams& params) {
-  return params.window * params.heads.n_q_heads / params.heads.n_kv_heads;
-}
+int group_of(const DecodeStepParams& params) { return params.heads.n_q_heads / params.heads.n_kv_heads; }
+int rows_of(const DecodeStepParams& params) { return params.window * group_of(params); }
 
-StepLayout layout_of(const DecodeStepParams& params, int cluster) {
-  const int rows = ceil_div(rows_of(params), cluster) * cluster;
-  return {ceil_div(std::max(params.n_pages, rows * params.heads.head_dim), kVecScores) * kVecScores,
-          ceil_div(params.lists.capacity, cluster) + 1,
-          Divisor(params.heads.n_q_heads / params.heads.n_kv_heads), Divisor(params.kv.page_size / kChunk),
-          Divisor(cluster)};
-}
+/// A kernel, and how much shared memory its blocks have.
+template <class T, int D, int R, int First>
+struct StepKernel {
+  using Shared = StepShared<T, D, R>;
+  using Groups = RowGroups<R, First>;
+  static constexpr auto* run = decode_step_kernel<T, D, R, First>;
 
-/// Calls f(TypeTag<T>, integral_constant<D>, integral_constant<R>) for what the kernel takes.
+  static StepLayout layout(const DecodeStepParams& params, StepPlan plan) {
+    const int rows = ceil_div(rows_of(params), plan.cluster) * plan.cluster;
+    const int scores = ceil_div(std::max(params.n_pages, rows * D), kVecScores) * kVecScores,
+              pages = ceil_div(params.lists.capacity, plan.cluster) + 1;
+    const size_t before_work = sizeof(Shared) + sizeof(float) * scores + sizeof(ListedPage) * pages;
+    return {scores,
+            pages,
+            static_cast<int>(ceil_div(before_work, alignof(typename Shared::Work)) *
+                             alignof(typename Shared::Work)),
+            plan.past_warps,
+            Divisor(group_of(params)),
+            Divisor(params.kv.page_size / kChunk),
+            Divisor(plan.cluster)};
+  }
+  static size_t shared_bytes(const StepLayout& layout) {
+    const size_t buffers = Groups::first_buffers + layout.past_warps;
+    return layout.work + std::max(sizeof(typename Shared::Scoring), buffers * sizeof(WarpBuffer<T, D>));
+  }
+  /// Shared memory and clusters of more than eight blocks are allowed once asked for.
+  static cudaError_t allow(size_t bytes) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(run, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    if (error != cudaSuccess) return error;
+    return cudaFuncSetAttribute(run, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+};
+
+/// Calls f(StepKernel) for what the kernel takes: the tile that holds the rows best.
 template <class F>
 cudaError_t dispatch_step(const DecodeStepParams& params, F&& f) {
   return dispatch(params.heads, [&](auto type, auto head_dim) -> cudaError_t {
     using T = typename decltype(type)::type;
-    if constexpr (kMmaTakes<T, head_dim()>)
-      return dispatch_mma_rows(rows_of(params), [&](auto rows) { return f(type, head_dim, rows); });
+    constexpr int D = head_dim();
+    if constexpr (kMmaTakes<T, D>) {
+      const int rows = rows_of(params);
+      if (group_of(params) > 8) return f(StepKernel<T, D, 64, 16>());
+      if (rows <= 8) return f(StepKernel<T, D, 8, 8>());
+      if (rows <= 16) return f(StepKernel<T, D, 16, 8>());
+      if (rows <= 32) return f(StepKernel<T, D, 32, 8>());
+      return f(StepKernel<T, D, 64, 8>());
+    }
     return cudaErrorInvalidValue;
   });
 }
 
 /// How the kernel is launched with a cluster. `config` points into this.
 struct StepLaunch {
-  StepLayout layout;
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
 
-  template <class T, int D, int R>
-  StepLaunch(TypeTag<T>, std::integral_constant<int, D>, std::integral_constant<int, R>,
-             const DecodeStepParams& params, int cluster, cudaStream_t stream)
-      : layout(layout_of(params, cluster)) {
+  StepLaunch(const DecodeStepParams& params, int cluster, size_t shared_bytes, cudaStream_t stream) {
     attributes[0].id = cudaLaunchAttributeClusterDimension;
     attributes[0].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
     attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[1].val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = dim3(cluster, params.heads.n_kv_heads, params.n_steps);
     config.blockDim = dim3(kStepThreads);
-    config.dynamicSmemBytes =
-        sizeof(StepShared<T, D, R>) + sizeof(float) * layout.scores + sizeof(ListedPage) * layout.pages;
+    config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = attributes;
     config.numAttrs = 2;
   }
 };
 
-/// Allows the kernel the shared memory and the cluster.
+/// Clusters of the plan that all run at the same time.
 template <class Kernel>
-cudaError_t allow(Kernel kernel, size_t shared_bytes) {
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(shared_bytes));
-  if (error != cudaSuccess) return error;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+cudaError_t count_active(Kernel kernel, const DecodeStepParams& params, StepPlan plan, int& active) {
+  const size_t bytes = kernel.shared_bytes(kernel.layout(params, plan));
+  const cudaError_t allowed = kernel.allow(bytes);
+  if (allowed != cudaSuccess) return allowed;
+  StepLaunch launch(params, plan.cluster, bytes, nullptr);
+  launch.config.numAttrs = 1;
+  return cudaOccupancyMaxActiveClusters(&active, kernel.run, &launch.config);
 }
 
 }  // namespace
 
-int32_t plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device) {
+StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device) {
   const int rows = rows_of(params);
   if (device.compute_capability < 90 || params.n_steps == 0 || rows < 1 || rows > kLargeTile ||
       !takes_mma(params.kv))
-    return 0;
-  int32_t planned = 0;
-  const cudaError_t error = dispatch_step(params, [&](auto type, auto head_dim, auto tile) {
-    const auto kernel = decode_step_kernel<typename decltype(type)::type, head_dim(), tile()>;
+    return {};
+  StepPlan planned;
+  const cudaError_t error = dispatch_step(params, [&](auto kernel) {
+    constexpr int past_groups = decltype(kernel)::Groups::past;
     const int64_t clusters = static_cast<int64_t>(params.n_steps) * params.heads.n_kv_heads;
     // The largest clusters that all run at the same time; single blocks may take turns.
-    for (int cluster = kMaxCluster; cluster >= 1 && planned == 0; --cluster) {
+    for (int cluster = kMaxCluster; cluster >= 1 && planned.cluster == 0; --cluster) {
       if (cluster > 1 && clusters * cluster > device.multiprocessors) continue;
-      StepLaunch launch(type, head_dim, tile, params, cluster, nullptr);
-      if (static_cast<int64_t>(launch.config.dynamicSmemBytes) > device.shared_bytes_per_block) continue;
-      const cudaError_t allowed = allow(kernel, launch.config.dynamicSmemBytes);
-      if (allowed != cudaSuccess) return allowed;
-      launch.config.numAttrs = 1;
+      // As many warps for past rows as there are buffers for: each group has one at least.
+      StepPlan plan{cluster, past_groups == 0 ? 0 : kMostPastWarps};
+      const auto fits = [&] {
+        return static_cast<int64_t>(kernel.shared_bytes(kernel.layout(params, plan))) <=
+               device.shared_bytes_per_block;
+      };
+      while (!fits() && plan.past_warps / 2 >= std::max(past_groups, 1)) plan.past_warps /= 2;
+      if (!fits()) continue;
       int active = 0;
-      const cudaError_t asked = cudaOccupancyMaxActiveClusters(&active, kernel, &launch.config);
+      const cudaError_t asked = count_active(kernel, params, plan, active);
       if (asked != cudaSuccess) return asked;
-      if (active >= clusters || (cluster == 1 && active > 0)) planned = cluster;
+      if (active >= clusters || (cluster == 1 && active > 0)) planned = plan;
     }
     return cudaSuccess;
   });
@@ -673,14 +761,15 @@ int32_t plan_decode_step(const DecodeStepParams& params, const DeviceLimits& dev
 
 cudaError_t decode_step(const DecodeStepParams& params, cudaStream_t stream) {
   if (params.n_steps == 0) return cudaSuccess;
-  if (params.cluster < 1 || params.cluster > kMaxCluster || rows_of(params) > kLargeTile)
+  if (params.plan.cluster < 1 || params.plan.cluster > kMaxCluster || rows_of(params) > kLargeTile)
     return cudaErrorInvalidValue;
-  return dispatch_step(params, [&](auto type, auto head_dim, auto tile) {
-    const auto kernel = decode_step_kernel<typename decltype(type)::type, head_dim(), tile()>;
-    const StepLaunch launch(type, head_dim, tile, params, params.cluster, stream);
-    const cudaError_t error = allow(kernel, launch.config.dynamicSmemBytes);
+  return dispatch_step(params, [&](auto kernel) {
+    const StepLayout layout = kernel.layout(params, params.plan);
+    const size_t bytes = kernel.shared_bytes(layout);
+    const cudaError_t error = kernel.allow(bytes);
     if (error != cudaSuccess) return error;
-    return cudaLaunchKernelEx(&launch.config, kernel, params, launch.layout);
+    const StepLaunch launch(params, params.plan.cluster, bytes, stream);
+    return cudaLaunchKernelEx(&launch.config, kernel.run, params, layout);
   });
 }
 
