@@ -16,7 +16,8 @@ namespace hindsight::kernels {
 template <int Threads>
 inline constexpr int kBuckets = 4 * Threads;  ///< a thread reads its own at once
 inline constexpr int kVecScores = 4;          ///< that a thread reads at once
-inline constexpr int kMaxRanges = 256;
+template <int Threads>
+inline constexpr int kMostPages = 32 * Threads;  ///< a thread has a bit for each of its own
 
 /// A page and its score, which must be finite.
 struct ScoredPage {
@@ -31,24 +32,11 @@ struct ScoredPage {
   }
 };
 
-/// Sort keys of the smallest and the largest of some scores; of none, the largest key and 0.
-struct ScoreRange {
-  float smallest = FLT_MAX, largest = -FLT_MAX;
-  __device__ void include(float score) {
-    smallest = fminf(smallest, score);
-    largest = fmaxf(largest, score);
-  }
-  /// Of all lanes: as integers, an instruction each.
-  __device__ uint2 of_warp() const {
-    return make_uint2(__reduce_min_sync(~0u, sort_key(smallest)), __reduce_max_sync(~0u, sort_key(largest)));
-  }
-};
-
 template <int Threads>
 struct SelectShared {
   alignas(16) int histogram[kBuckets<Threads>];
   ScoredPage candidate[Threads];   ///< in the bucket of the k-th best: a thread ranks one
-  uint2 range[kMaxRanges];         ///< ScoreRange::of_warp of what the scores came in
+  uint2 range[Threads / 32];       ///< sort keys of a warp's smallest and largest score
   int bucket_total[Threads / 32];  ///< scores in a warp's buckets
   int warp_total[Threads / 32];    ///< a warp's pages that are chosen for certain
   int bucket, above, n_candidates;
@@ -65,35 +53,42 @@ __device__ void prepare_selection(float* scores, int n, SelectShared<Threads>& s
     scores[n + threadIdx.x] = -INFINITY;
 }
 
-/// The pages of a warp lie side by side, four of a lane in each round.
+/// A thread's pages, side by side, in fours. Some threads' may be beyond n.
 template <int Threads>
 struct OwnPages {
-  static constexpr int round = 32 * kVecScores;
-  int first, end;  ///< of the warp; some may be beyond n
+  int first, fours;
+  int first_four;  ///< to be read
 
   __device__ explicit OwnPages(int n) {
-    const int rounds = (n + Threads * kVecScores - 1) / (Threads * kVecScores);
-    first = static_cast<int>(threadIdx.x) / 32 * rounds * round;
-    end = first + rounds * round;
+    fours = (n + Threads * kVecScores - 1) / (Threads * kVecScores);
+    first = static_cast<int>(threadIdx.x) * fours * kVecScores;
+    first_four = fours == 1 ? 0 : static_cast<int>(threadIdx.x) % fours;
   }
-  /// Calls f(page, scores of page .. page + 3), ascending with calls and lanes. All lanes call at the same
-  /// time: some with pages beyond n, and -inf.
+  /// A bit for each of the thread's pages that exist.
+  __device__ uint32_t existing(int n) const {
+    return first + 32 <= n ? ~0u : first < n ? ~0u >> (first + 32 - n) : 0u;
+  }
+  /// Calls f(x, scores of page first + x .. first + x + 3) for all fours, in an order of the lane's own:
+  /// others would meet the same banks. All lanes call at the same time: some with pages beyond n, and -inf.
   template <class F>
   __device__ void for_each_four(const float* scores, int n, F&& f) const {
-    const int lane_page = static_cast<int>(threadIdx.x) % 32 * kVecScores;
+    int four = first_four;
 #pragma unroll 1
-    for (int page = first + lane_page; page < end + lane_page; page += round) {
-      float four[kVecScores] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
-      if (page < n) *reinterpret_cast<float4*>(four) = *reinterpret_cast<const float4*>(scores + page);
-      f(page, four);
+    for (int round = 0; round < fours; ++round) {
+      const int x = four * kVecScores;
+      float values[kVecScores] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+      if (first + x < n)
+        *reinterpret_cast<float4*>(values) = *reinterpret_cast<const float4*>(scores + first + x);
+      f(x, values);
+      four = four + 1 == fours ? 0 : four + 1;
     }
   }
   template <class F>
   __device__ void for_each(const float* scores, int n, F&& f) const {
-    for_each_four(scores, n, [&](int page, const float(&four)[kVecScores]) {
-      if (page >= n) return;
+    for_each_four(scores, n, [&](int x, const float(&four)[kVecScores]) {
+      if (first + x >= n) return;
 #pragma unroll
-      for (int x = 0; x < kVecScores; ++x) f(page + x, four[x]);
+      for (int i = 0; i < kVecScores; ++i) f(first + x + i, four[i]);
     });
   }
 };
@@ -102,25 +97,43 @@ struct OwnPages {
 /// lowest. Where the width is not a number to divide by, all scores fall into one bucket.
 template <int Threads>
 struct ScoreBuckets {
-  float smallest, per_score;
+  float per_score, offset;
 
-  /// Of scores in these ranges.
-  __device__ ScoreBuckets(const uint2* range, int ranges) {
-    const int lane = threadIdx.x % 32;
-    uint32_t low = ~0u, high = 0;
-#pragma unroll
-    for (int x = 0; x < kMaxRanges; x += 32)
-      if (x + lane < ranges) {
-        low = min(low, range[x + lane].x);
-        high = max(high, range[x + lane].y);
-      }
-    smallest = score_of_key(__reduce_min_sync(~0u, low));
-    const float wide = __fdividef(kBuckets<Threads>, score_of_key(__reduce_max_sync(~0u, high)) - smallest);
-    per_score = wide > 0 && wide <= FLT_MAX ? wide : 0.0f;
+  /// Of these scores. Synchronises.
+  __device__ ScoreBuckets(const float* scores, int n, const OwnPages<Threads>& own,
+                          uint2 (&range)[Threads / 32]) {
+    constexpr int warps = Threads / 32;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float low = FLT_MAX, high = -FLT_MAX;
+    own.for_each(scores, n, [&](int, float score) {
+      if (score != -INFINITY) low = fminf(low, score);
+      high = fmaxf(high, score);
+    });
+    // As integers: an instruction for all lanes.
+    uint32_t lowest = __reduce_min_sync(~0u, sort_key(low)), highest = __reduce_max_sync(~0u, sort_key(high));
+    if (lane == 0) range[warp] = make_uint2(lowest, highest);
+    __syncthreads();
+    const uint2 of_warp = range[lane % warps];
+    lowest = __reduce_min_sync(~0u, of_warp.x);
+    highest = __reduce_max_sync(~0u, of_warp.y);
+    const float smallest = score_of_key(lowest);
+    const float wide = __fdividef(kBuckets<Threads>, score_of_key(highest) - smallest);
+    const bool is_usable = wide > 0 && fabsf(smallest * wide) <= FLT_MAX;
+    per_score = is_usable ? wide : 0.0f;
+    offset = is_usable ? -smallest * wide : 0.0f;
   }
+  /// A score's place: bucket b has [b, b + 1), the lowest all below and the highest all above as well.
+  __device__ float place(float score) const { return fmaf(score, per_score, offset); }
+  __device__ float begin_of(int bucket) const { return bucket == 0 ? -INFINITY : static_cast<float>(bucket); }
+  __device__ float end_of(int bucket) const {
+    return bucket == kBuckets<Threads> - 1 ? INFINITY : static_cast<float>(bucket + 1);
+  }
+  /// By the bits of a float between 2^23 and 2^24: converting it to an integer would take a slow instruction.
   __device__ int of(float score) const {
-    const float at = (score - smallest) * per_score;
-    return static_cast<int>(min(kBuckets<Threads> - 1u, __float2uint_rz(at)));  // below 0 and NaN: 0
+    constexpr int buckets = kBuckets<Threads>;
+    static_assert((buckets & (buckets - 1)) == 0);
+    const float at = fminf(fmaxf(place(score), 0.0f), buckets - 1);  // NaN: 0
+    return __float_as_int(__fadd_rd(at, 8388608.0f)) & (buckets - 1);
   }
 };
 
@@ -194,36 +207,55 @@ __device__ void rank_candidates(const float* scores, int n, int wanted, int need
   });
 }
 
-/// Calls f(page, bits, place) for four pages from `page` on, those of `bits` being among the `wanted` best,
-/// 1 <= wanted <= n, of scores[0..n); place is the number of the first of them in ascending order of pages.
-/// shared.range[0..ranges) covers the scores. All threads must call.
+/// Calls f(place, page) for the `wanted` best pages, 1 <= wanted <= n, of scores[0..n), place being their
+/// number in ascending order of pages. All threads must call.
 template <int Threads, class F>
-__device__ void for_each_of_best(const float* scores, int n, int wanted, int ranges,
-                                 SelectShared<Threads>& shared, F&& f) {
+__device__ void for_each_of_best(const float* scores, int n, int wanted, SelectShared<Threads>& shared,
+                                 F&& f) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const OwnPages<Threads> own(n);
-  const ScoreBuckets<Threads> buckets(shared.range, ranges);
+  const ScoreBuckets<Threads> buckets(scores, n, own, shared.range);
   own.for_each(scores, n, [&](int, float score) { atomicAdd(&shared.histogram[buckets.of(score)], 1); });
   __syncthreads();
   find_bucket(wanted, shared);
   __syncthreads();
 
-  const int bucket = shared.bucket, needed = wanted - shared.above;
-  int certain = 0;
-  own.for_each(scores, n, [&](int page, float score) {
-    const int its = buckets.of(score);
-    certain += its > bucket;
-    if (its != bucket) return;
-    const int at = atomicAdd(&shared.n_candidates, 1);
-    if (at < Threads) shared.candidate[at] = {score, page};
+  const int needed = wanted - shared.above;
+  const float begin = buckets.begin_of(shared.bucket), end = buckets.end_of(shared.bucket);
+  uint32_t chosen = 0, maybe = 0;  // of the thread's pages: those of higher buckets, and of this one
+  own.for_each_four(scores, n, [&](int x, const float(&four)[kVecScores]) {
+    uint32_t higher = 0, same = 0;
+#pragma unroll
+    for (int i = 0; i < kVecScores; ++i) {
+      const float place = buckets.place(four[i]);
+      if (place >= end)
+        higher |= 1u << i;
+      else if (place >= begin)
+        same |= 1u << i;
+    }
+    chosen |= higher << x;
+    maybe |= same << x;
   });
-  certain = __reduce_add_sync(~0u, certain);
+  maybe &= own.existing(n);
+#pragma unroll 1
+  for (uint32_t left = maybe; left != 0; left &= left - 1) {
+    const int page = own.first + __ffs(static_cast<int>(left)) - 1, at = atomicAdd(&shared.n_candidates, 1);
+    if (at < Threads) shared.candidate[at] = {scores[page], page};
+  }
+  const int certain = __reduce_add_sync(~0u, __popc(chosen));
   if (lane == 0) shared.warp_total[warp] = certain;
   __syncthreads();
 
   ScoredPage last;
   int place;  // of the warp's first page that is chosen
   const int candidates = shared.n_candidates;
+  const auto choose = [&] {
+#pragma unroll 1
+    for (; maybe != 0; maybe &= maybe - 1) {
+      const int x = __ffs(static_cast<int>(maybe)) - 1;
+      if (ScoredPage{scores[own.first + x], own.first + x}.is_or_is_before(last)) chosen |= 1u << x;
+    }
+  };
   if (candidates <= 32) {
     // Each warp ranks them: a lane has one.
     ScoredPage mine{};
@@ -234,37 +266,32 @@ __device__ void for_each_of_best(const float* scores, int n, int wanted, int ran
 #pragma unroll 1
       for (int x = 0; x < candidates; ++x) better += shared.candidate[x].is_before(mine);
     }
+    const int warp_first = own.first - lane * own.fours * kVecScores;
     last = shared.candidate[__ffs(static_cast<int>(__ballot_sync(~0u, better == needed - 1))) - 1];
     place = __reduce_add_sync(~0u, lane < warp ? shared.warp_total[lane] : 0) +
-            __popc(__ballot_sync(~0u, better < needed && mine.page < own.first));
+            __popc(__ballot_sync(~0u, better < needed && mine.page < warp_first));
+    choose();
   } else {
     rank_candidates(scores, n, wanted, needed, own, shared);
     __syncthreads();
     last = shared.last;
-    int chosen = 0;
-    own.for_each(scores, n, [&](int page, float score) {
-      chosen += ScoredPage{score, page}.is_or_is_before(last);
-    });
-    chosen = __reduce_add_sync(~0u, chosen);
-    if (lane == 0) shared.warp_total[warp] = chosen;
+    choose();
+    const int total = __reduce_add_sync(~0u, __popc(chosen));
+    if (lane == 0) shared.warp_total[warp] = total;
     __syncthreads();
     place = __reduce_add_sync(~0u, lane < warp ? shared.warp_total[lane] : 0);
   }
 
-  const unsigned lower_lanes = (1u << lane) - 1;
-  own.for_each_four(scores, n, [&](int page, const float(&four)[kVecScores]) {
-    unsigned bits = 0;
-    int at = place;
+  const int count = __popc(chosen);
+  int before = count;
 #pragma unroll
-    for (int x = 0; x < kVecScores; ++x) {
-      const bool chosen = ScoredPage{four[x], page + x}.is_or_is_before(last);
-      const unsigned lanes = __ballot_sync(~0u, chosen);
-      bits |= static_cast<unsigned>(chosen) << x;
-      at += __popc(lanes & lower_lanes);
-      place += __popc(lanes);
-    }
-    if (bits != 0) f(page, bits, at);
-  });
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int lower_lanes = __shfl_up_sync(~0u, before, offset);
+    if (lane >= offset) before += lower_lanes;
+  }
+  place += before - count;
+#pragma unroll 1
+  for (; chosen != 0; chosen &= chosen - 1) f(place++, own.first + __ffs(static_cast<int>(chosen)) - 1);
 }
 
 }  // namespace hindsight::kernels

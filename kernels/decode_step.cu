@@ -1,11 +1,11 @@
 // A whole decode step of Quest, refined or not, in one launch (compute capability 9.0): a cluster of blocks
 // takes one sequence and KV head. Its blocks share out the pages to score and give each score to all; each
 // finds the k-th best by itself and attends to its part of the chosen pages; results of rows are merged by
-// the block that owns the row. Four cluster barriers, most of them in two halves with work between:
-//   1  all blocks run                     (before scores are given away)
-//   2  all scores are there               (before selection)
-//   3  scores are no longer needed        (before results are handed over, in their place)
-//   4  all results are there              (before rows are merged)
+// the block that owns the row. Scores and results are stored into the other blocks' shared memory, where a
+// barrier counts the bytes: whoever waits for them waits for nothing else. Two barriers of the whole cluster,
+// in two halves with work between:
+//   1  all blocks run                (before scores are given away)
+//   2  scores are no longer needed   (before results are handed over, in their place)
 //
 // A step is one chain of waits: for the step and the page table, for summaries, for the others' scores, for
 // keys and values. Between them every instruction runs once or a few times, so that code must be small:
@@ -18,6 +18,7 @@
 #include "kernels/cluster.cuh"
 #include "kernels/dispatch.cuh"
 #include "kernels/divisor.cuh"
+#include "kernels/mbarrier.cuh"
 #include "kernels/warp_stream.cuh"
 
 namespace hindsight::kernels {
@@ -44,9 +45,13 @@ struct ListedPage {
 template <int D>
 inline constexpr int kWeightStride = 2 * D + (D / 4 % 8 == 4 ? 0 : 32);
 
-/// Rows of summaries have room to exchange halves of a bank's width between odd and even pages.
-template <int D>
-inline constexpr int kSummaryStride = (2 * D + 63) / 64 * 64;
+/// Summaries of eight pages, those of even pages first, then half of the banks' width, then those of odd
+/// pages: what four lanes each read of two pages meets all banks.
+template <class T, int D>
+struct SummaryTile {
+  alignas(16) T at[8 * 2 * D + 32];
+  __device__ T* page(int x) { return at + (x / 2 + x % 2 * 4) * 2 * D + x % 2 * 32; }
+};
 
 /// Warps of the first rows, which the step's own query is among: its result has the same bits whatever the
 /// window.
@@ -73,12 +78,14 @@ struct StepShared {
   float2 warp_state[kStepWarps][16];  ///< maximum (base 2) and sum of a warp's rows
   /// The same of the rows that the block owns, from every block: [row / cluster][block].
   float2 handed_state[R + kMaxCluster];
+  uint64_t summaries_came[kStepWarps][2];  ///< barriers of what a warp copies
+  uint64_t scores_came, results_came;      ///< and of what other blocks store
   alignas(16) float scores[4];  ///< and more: StepLayout::scores, then StepLayout::pages of ListedPage
 
   struct Scoring {
     alignas(16) T weights[kMaxGroup][kWeightStride<D>];
     SelectShared<kStepThreads> select;
-    alignas(16) T summaries[kStepWarps][2][8][kSummaryStride<D>];  ///< two times eight pages a warp
+    SummaryTile<T, D> summaries[kStepWarps][2];
   };
   union Work {
     Scoring scoring;
@@ -128,8 +135,9 @@ class StepBlock {
   }
 
   __device__ void run() {
-    cluster_arrive_relaxed();  // 1
     const bool chooses = 0 < taken_ && taken_ < candidates_;
+    prepare_barriers(chooses);
+    cluster_arrive();  // 1
     // Until the grid before has ended: what that grid cannot have written, and the L2 cache, which shows what
     // is written later.
     Scoring scoring{};
@@ -141,36 +149,49 @@ class StepBlock {
     QueryPieces queries;
     read_queries(queries);
     if (chooses) begin_scoring(scoring);
-    prefetch_lookups();
     store_queries(queries);
     __syncthreads();
     cluster_wait();  // 1
     if (appends()) append();
-    if (chooses) score(scoring);
-    __syncwarp();
-    cluster_arrive();  // 2
-    cluster_wait();    // 2
+    if (chooses) {
+      score(scoring);
+      wait_for_phase(shared_.scores_came, 0);
+    }
     const int n_listed = select(chooses);
     __syncthreads();
-    cluster_arrive_relaxed();  // 3: scores have been read
+    cluster_arrive();  // 2: scores have been read
     attend(n_listed);
     if (params_.window > 1)
       for (int x = threadIdx.x; x < n_listed; x += kStepThreads)
         last_loaded_[listed_[x].page] = step_.position;
     __syncthreads();
-    cluster_wait();  // 3
+    cluster_wait();  // 2
     hand_over();
-    __syncwarp();
-    cluster_arrive();  // 4
     prefetch_cached();
-    __syncwarp();
-    cluster_wait();  // 4
+    wait_for_phase(shared_.results_came, 0);
     merge_rows();
   }
 
  private:
   static constexpr int row_vectors = D / kVec<T>;
 
+  /// Barriers before bytes may come: all scores, and the results of the rows that the block owns.
+  __device__ void prepare_barriers(bool chooses) const {
+    const int lane = threadIdx.x % 32;
+    if (lane < 2) init_barrier(shared_.summaries_came[threadIdx.x / 32][lane], 1);
+    if (threadIdx.x == 0) {
+      init_barrier(shared_.scores_came, 1);
+      init_barrier(shared_.results_came, 1);
+    }
+    show_barriers();
+    if (threadIdx.x == 0) {
+      const int own_rows = layout_.cluster.divide(rows_ - rank_ + cluster_ - 1);
+      arrive_expecting(shared_.scores_came, chooses ? candidates_ * static_cast<int>(sizeof(float)) : 0);
+      arrive_expecting(shared_.results_came,
+                       own_rows * cluster_ * static_cast<int>(sizeof(float2) + D * sizeof(float)));
+    }
+    __syncwarp();
+  }
   __device__ int slot_of(int row) const { return layout_.group.divide(row); }
   __device__ void find_queries() {
     first_query_ = static_cast<const T*>(params_.q.data) +
@@ -205,6 +226,7 @@ class StepBlock {
       if (r < rows_) pieces[i] = *reinterpret_cast<const uint4*>(query_row(r) + x % row_vectors * kVec<T>);
     }
   }
+  static __device__ uint4 even_words_first(uint4 piece) { return {piece.x, piece.z, piece.y, piece.w}; }
   /// And what scores are the product of with summaries: max(q, 0) and min(q, 0) of the heads of the step's
   /// own query, the first rows. Heads that do not exist weigh 0.
   __device__ void store_queries(const QueryPieces& pieces) const {
@@ -224,17 +246,8 @@ class StepBlock {
         reinterpret_cast<T*>(&positive)[e] = from_float<T>(fmaxf(weight, 0.0f));
         reinterpret_cast<T*>(&negative)[e] = from_float<T>(fminf(weight, 0.0f));
       }
-      *reinterpret_cast<uint4*>(&work_.scoring.weights[r][c]) = positive;
-      *reinterpret_cast<uint4*>(&work_.scoring.weights[r][D + c]) = negative;
-    }
-  }
-  /// What is known of pages by number and is looked up when they have been chosen.
-  __device__ void prefetch_lookups() const {
-    constexpr int line = 128 / sizeof(int32_t);
-#pragma unroll 1
-    for (int page = threadIdx.x * line; page <= newest_page_; page += kStepThreads * line) {
-      prefetch_l1(table_ + page);
-      if (params_.window > 1) prefetch_l1(last_loaded_ + page);
+      *reinterpret_cast<uint4*>(&work_.scoring.weights[r][c]) = even_words_first(positive);
+      *reinterpret_cast<uint4*>(&work_.scoring.weights[r][D + c]) = even_words_first(negative);
     }
   }
 
@@ -285,18 +298,20 @@ class StepBlock {
     return packed;
   }
 
-  // --- scoring: sum_c max(q_c*kmin_c, q_c*kmax_c) = [q+, q-].[kmax, kmin], heads times eight pages on tensor
+  // --- scoring: sum_c max(q_c*kmin_c, q_c*kmax_c) = [q+, q-].[kmax, kmin], eight pages times heads on tensor
   // cores. An instruction's order of elements is free as long as both operands have it: a lane reads whole
-  // 16-byte pieces of both.
+  // 16-byte pieces of both. Rows g and g + 8 of the first operand are a page's even and odd words, so that a
+  // piece is an operand as it is; the weights of even and of odd words come in two instructions, each of
+  // which is right for one of the rows.
   static constexpr int lane_pieces = 2 * row_vectors / 4;  ///< of a page's summary: four lanes share it
   using Summary = uint4[lane_pieces];
 
-  /// Scores of the pages 2t and 2t + 1 of the eight that the warp holds (lane 4g + t has page g), in all
-  /// lanes of the same t.
-  __device__ float2 score_of(const Summary& summary) const {
+  /// Score of page g of the eight that the warp holds (lane 4g + t has some pieces of page g), in all lanes
+  /// of the same g.
+  __device__ float score_of(const Summary& summary) const {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const bool takes_max = params_.combine == Combine::max;
-    float2 combined{};
+    float combined = takes_max ? -INFINITY : 0.0f;
 #pragma unroll 1
     for (int first = 0; first < group_; first += 8) {
       float even[4] = {}, odd[4] = {};
@@ -304,39 +319,36 @@ class StepBlock {
       for (int i = 0; i < lane_pieces; ++i) {
         const uint4 w =
             *reinterpret_cast<const uint4*>(&work_.scoring.weights[first + g][(i * 4 + t) * kVec<T>]);
-        mma(even, {w.x, 0, w.y, 0}, summary[i].x, summary[i].y, T{});
-        mma(odd, {w.z, 0, w.w, 0}, summary[i].z, summary[i].w, T{});
+        const uint32_t piece[4] = {summary[i].x, summary[i].y, summary[i].z, summary[i].w};
+        mma(even, piece, w.x, w.y, T{});
+        mma(odd, piece, w.z, w.w, T{});
       }
-      float2 score{even[0] + odd[0], even[1] + odd[1]};
-      if (params_.round_to_storage) score = {round_to_finite<T>(score.x), round_to_finite<T>(score.y)};
-      if (takes_max && first + g >= group_) score = {-INFINITY, -INFINITY};
+      // Of heads 2t and 2t + 1.
+      float score[2] = {even[0] + odd[2], even[1] + odd[3]};
 #pragma unroll
-      for (int offset = 4; offset < 32; offset *= 2) {
-        const float2 other{__shfl_xor_sync(~0u, score.x, offset), __shfl_xor_sync(~0u, score.y, offset)};
-        score = takes_max ? float2{fmaxf(score.x, other.x), fmaxf(score.y, other.y)}
-                          : float2{score.x + other.x, score.y + other.y};
+      for (int x = 0; x < 2; ++x) {
+        if (params_.round_to_storage) score[x] = round_to_finite<T>(score[x]);
+        if (!takes_max)
+          combined += score[x];
+        else if (first + 2 * t + x < group_)
+          combined = fmaxf(combined, score[x]);
       }
-      combined = first == 0  ? score
-                 : takes_max ? float2{fmaxf(combined.x, score.x), fmaxf(combined.y, score.y)}
-                             : float2{combined.x + score.x, combined.y + score.y};
     }
-    if (params_.combine == Combine::mean) {
-      combined.x /= static_cast<float>(group_);
-      combined.y /= static_cast<float>(group_);
+#pragma unroll
+    for (int offset = 1; offset < 4; offset *= 2) {
+      const float other = __shfl_xor_sync(~0u, combined, offset);
+      combined = takes_max ? fmaxf(combined, other) : combined + other;
     }
-    const auto finite = [](float score) { return fminf(fmaxf(score, -FLT_MAX), FLT_MAX); };
-    return {finite(combined.x), finite(combined.y)};
+    if (params_.combine == Combine::mean) combined *= __fdividef(1.0f, static_cast<float>(group_));
+    return fminf(fmaxf(combined, -FLT_MAX), FLT_MAX);
   }
 
-  /// To all blocks of the cluster: lane 4g + t to block g, and to block g + 8.
-  __device__ void give(float2 scores, int page, int end) const {
-    for (int block = threadIdx.x % 32 / 4; block < cluster_; block += 8) {
-      const uint32_t there = in_block(shared_address(shared_.scores + page), block);
-      if (page + 1 < end)
-        store_in_cluster(there, scores);
-      else if (page < end)
-        store_in_cluster(there, scores.x);
-    }
+  /// A page's score to all blocks of the cluster: by lane t of four to blocks t, t + 4, ...
+  __device__ void give(float score, int page) const {
+    const uint32_t to = shared_address(shared_.scores + page), came = shared_address(&shared_.scores_came);
+#pragma unroll 1
+    for (int block = threadIdx.x % 4; block < cluster_; block += 4)
+      store_async(in_block(to, block), score, in_block(came, block));
   }
 
   /// A warp's way through the block's share of the complete pages, those before the step's own.
@@ -349,24 +361,17 @@ class StepBlock {
   __device__ int look_up(int first, int end) const {
     return first < end ? table_[min(first + static_cast<int>(threadIdx.x) % 8, end - 1)] : 0;
   }
-  /// Where a warp has 16-byte piece x of a page's summary: those of odd pages change places, so that the four
-  /// lanes of two pages meet all banks.
-  __device__ uint4* summary_piece(int turn, int page, int x) const {
-    return reinterpret_cast<uint4*>(work_.scoring.summaries[threadIdx.x / 32][turn % 2][page]) +
-           (x ^ page % 2 * 4);
-  }
-  __device__ void read_summaries(int turn, bool exist, int pool) const {
-    if (exist) {
-      constexpr int pieces = 2 * row_vectors;
-#pragma unroll
-      for (int i = 0; i < lane_pieces; ++i) {
-        const int x = i * 32 + threadIdx.x % 32, page = x / pieces;
-        const int64_t row = summary_row(params_.heads.n_kv_heads, __shfl_sync(~0u, pool, page), head_);
-        copy_async(shared_address(summary_piece(turn, page, x % pieces)),
-                   static_cast<const T*>(params_.kv.summaries) + row * 2 * D + x % pieces * kVec<T>, true);
-      }
-    }
-    commit_copies();
+  /// A lane copies a page's.
+  __device__ void read_summaries(int turn, int first, int end, int pool) const {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pages = min(end - first, 8);
+    constexpr int bytes = 2 * D * sizeof(T);
+    uint64_t& came = shared_.summaries_came[warp][turn % 2];
+    if (lane == 0 && pages > 0) arrive_expecting(came, pages * bytes);
+    if (lane < pages)
+      copy_bulk(work_.scoring.summaries[warp][turn % 2].page(lane),
+                static_cast<const T*>(params_.kv.summaries) +
+                    summary_row(params_.heads.n_kv_heads, pool, head_) * 2 * D,
+                bytes, came);
   }
   __device__ Scoring plan_scoring() const {
     const int share = ceil_div(layout_.cluster.divide(newest_page_ + cluster_ - 1), 8) * 8;
@@ -383,32 +388,27 @@ class StepBlock {
         {look_up(first, end), look_up(first + scoring_round, end), look_up(first + 2 * scoring_round, end)}};
   }
   __device__ void begin_scoring(const Scoring& scoring) const {
-    read_summaries(0, scoring.first < scoring.end, scoring.pools[0]);
-    read_summaries(1, scoring.first + scoring_round < scoring.end, scoring.pools[1]);
+    read_summaries(0, scoring.first, scoring.end, scoring.pools[0]);
+    read_summaries(1, scoring.first + scoring_round, scoring.end, scoring.pools[1]);
   }
 
   /// Eight pages a warp at a time; the next sixteen are under way meanwhile.
   __device__ void score(Scoring scoring) const {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    ScoreRange range;
-    const auto give = [&](float2 scores, int page, int end) {
-      if (page < end) range.include(scores.x);
-      if (page + 1 < end) range.include(scores.y);
-      this->give(scores, page, end);
-    };
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll 1
     for (int turn = 0; scoring.first < scoring.end; ++turn, scoring.first += scoring_round) {
-      wait_for_copies<1>();
-      __syncwarp();
+      wait_for_phase(shared_.summaries_came[warp][turn % 2], turn / 2 % 2);
+      const uint4* const summary =
+          reinterpret_cast<const uint4*>(work_.scoring.summaries[warp][turn % 2].page(g));
       Summary now;
 #pragma unroll
-      for (int i = 0; i < lane_pieces; ++i) now[i] = *summary_piece(turn, g, i * 4 + t);
+      for (int i = 0; i < lane_pieces; ++i) now[i] = summary[i * 4 + t];
       __syncwarp();
-      read_summaries(turn, scoring.first + 2 * scoring_round < scoring.end, scoring.pools[2]);
+      read_summaries(turn, scoring.first + 2 * scoring_round, scoring.end, scoring.pools[2]);
       scoring.pools[2] = look_up(scoring.first + 3 * scoring_round, scoring.end);
-      give(score_of(now), scoring.first + 2 * t, scoring.end);
+      const float score = score_of(now);
+      if (scoring.first + g < scoring.end) give(score, scoring.first + g);
     }
-    wait_for_copies<0>();
     // The step's own page competes with what its keys are up to now: the same warp appended the token.
     if (!newest_is_given_ && rank_ == cluster_ - 1 && threadIdx.x >= kStepThreads - 32) {
       const T* keys = static_cast<const T*>(params_.kv.k) + pool_row(table_[newest_page_], 0);
@@ -420,15 +420,9 @@ class StepBlock {
         for (int x = 0; x < lane_pieces; ++x)
           if (x == i) own[x] = piece;
       }
-      const float2 scores = score_of(own);
-      if (t == 0) give(scores, newest_page_, newest_page_ + 1);
+      const float score = score_of(own);
+      if (g == 0) give(score, newest_page_);
     }
-    const uint2 keys = range.of_warp();
-    const int block = threadIdx.x % 32;
-    if (block < cluster_)
-      store_in_cluster(
-          in_block(shared_address(&work_.scoring.select.range[rank_ * kStepWarps + threadIdx.x / 32]), block),
-          keys);
   }
 
   // --- selection: by every block of the cluster; each keeps its part of the list
@@ -438,35 +432,21 @@ class StepBlock {
               end = layout_.cluster.divide(n_listed * (rank_ + 1));
     const int64_t list = static_cast<int64_t>(i_) * params_.heads.n_kv_heads + head_;
     int32_t* const pages = params_.lists.pages + list * params_.lists.capacity;
-    const auto look_up = [&](int page) {
-      return ListedPage{page, params_.window > 1 ? last_loaded_[page] : -1, table_[page]};
-    };
-    const auto list_page = [&](int place, const ListedPage& page) {
-      listed_[place - first] = page;
-      pages[place] = page.page;
-    };
-    // Of four pages those of `bits`, the first of which is in `place`: all are looked up at the same time.
-    const auto list_four = [&](int page, unsigned bits, int place) {
-      ListedPage found[kVecScores];
-      int places[kVecScores];
-#pragma unroll
-      for (int x = 0; x < kVecScores; ++x) {
-        const bool is_chosen = bits >> x & 1;
-        places[x] = is_chosen && first <= place && place < end ? place : -1;
-        place += is_chosen;
-        if (places[x] >= 0) found[x] = look_up(page + x);
-      }
-#pragma unroll
-      for (int x = 0; x < kVecScores; ++x)
-        if (places[x] >= 0) list_page(places[x], found[x]);
-    };
     if (chooses)
-      for_each_of_best(shared_.scores, candidates_, taken_, cluster_ * kStepWarps, work_.scoring.select,
-                       list_four);
+      for_each_of_best(shared_.scores, candidates_, taken_, work_.scoring.select, [&](int place, int page) {
+        if (first <= place && place < end) listed_[place - first].page = page;
+      });
     // What there is no choice about: all pages, or the step's own.
     for (int place = max(chooses ? taken_ : 0, first) + static_cast<int>(threadIdx.x); place < end;
          place += kStepThreads)
-      list_page(place, look_up(place < taken_ ? place : newest_page_));
+      listed_[place - first].page = place < taken_ ? place : newest_page_;
+    __syncthreads();
+    for (int place = first + static_cast<int>(threadIdx.x); place < end; place += kStepThreads) {
+      ListedPage& listed = listed_[place - first];
+      listed.previous = params_.window > 1 ? last_loaded_[listed.page] : -1;
+      listed.pool = table_[listed.page];
+      pages[place] = listed.page;
+    }
     if (rank_ == 0 && threadIdx.x == 0) params_.lists.count[list] = n_listed;
     return end - first;
   }
@@ -553,11 +533,12 @@ class StepBlock {
           [&](int x) { return buffers[x * stride].out[tile_row]; });
       const int turn = layout_.cluster.divide(r), owner = r - turn * cluster_,
                 place = turn * cluster_ + rank_;
+      const uint32_t came = in_block(shared_address(&shared_.results_came), owner);
       if (lane == 0)
-        store_in_cluster(in_block(shared_address(&shared_.handed_state[place]), owner),
-                         make_float2(row.largest, row.sum));
-      if (row.sum > 0 && lane * 4 < D)
-        store_in_cluster(in_block(shared_address(shared_.scores + place * D + lane * 4), owner), row.out);
+        store_async(in_block(shared_address(&shared_.handed_state[place]), owner),
+                    make_float2(row.largest, row.sum), came);
+      if (lane * 4 < D)
+        store_async(in_block(shared_address(shared_.scores + place * D + lane * 4), owner), row.out, came);
     }
   }
 
@@ -731,7 +712,7 @@ cudaError_t count_active(Kernel kernel, const DecodeStepParams& params, StepPlan
 StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device) {
   const int rows = rows_of(params);
   if (device.compute_capability < 90 || params.n_steps == 0 || rows < 1 || rows > kLargeTile ||
-      !takes_mma(params.kv))
+      params.n_pages > kMostPages<kStepThreads> || !takes_mma(params.kv))
     return {};
   StepPlan planned;
   const cudaError_t error = dispatch_step(params, [&](auto kernel) {

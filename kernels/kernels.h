@@ -372,7 +372,7 @@ struct DecodeStepParams {
 };
 /// Its `cluster` is 0 where one launch cannot do the step: below compute capability 9.0, other types than
 /// 16-bit ones, head_dim 256, pages that are no multiple of 16 tokens, more than 64 rows (w*G), or more pages
-/// than fit into shared memory.
+/// than fit into shared memory (16384 at most).
 StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device);
 cudaError_t decode_step(const DecodeStepParams& params, cudaStream_t stream);
 
