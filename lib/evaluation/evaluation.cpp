@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "evaluation/eval_memory.h"
 #include "evaluation/eval_results.h"
 #include "evaluation/groups.h"
 #include "evaluation/kept_values.h"
@@ -79,8 +80,8 @@ class Evaluation {
         backend_(backend),
         progress_(progress),
         threads_(groups_at_once(backend)),
-        references_(kept_values_limit(make_cpu_backend()->available_bytes())),
-        prompts_(kept_values_limit(make_cpu_backend()->available_bytes())) {}
+        references_(kept_limit()),
+        prompts_(kept_limit()) {}
 
   EvalMeasurements measure(const EvalPoint& point) {
     return plan_.mode == EvalMode::teacher_forced ? measure_teacher_forced_point(point)
@@ -88,6 +89,12 @@ class Evaluation {
   }
 
  private:
+  HeldBytes kept_limit() const {
+    const int64_t element = size_of(model_.compute().attention_dtype());
+    return kept_values_limit(available_bytes(backend_),
+                             computing_bytes(plan_, spec_, model_.config(), element, backend_));
+  }
+
   std::vector<const EvalSequence*> sequences_of(const EvalData& data, Group group) const {
     std::vector<const EvalSequence*> sequences;
     for (const EvalSequence& sequence : group.of(data)) sequences.push_back(&sequence);
