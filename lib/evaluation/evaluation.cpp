@@ -22,8 +22,12 @@ namespace {
 std::string identity_of(const EvalPlan& plan, const EvalData& data, const std::string& model_digest,
                         bool on_device) {
   const auto text = [](const std::optional<int64_t>& value) { return value ? std::to_string(*value) : "-"; };
+  // Of N the first would be others.
+  const auto spread = [&](const std::optional<int64_t>& value) {
+    return text(value) + (value ? " spread" : "");
+  };
   return fmt::format("{} {} {} sequences={} prompt={} tokens={} new={} temperature={} seed={}{}{}",
-                     name_of(plan.mode), model_digest, data.digest, text(plan.sequences),
+                     name_of(plan.mode), model_digest, data.digest, spread(plan.sequences),
                      text(plan.prompt_tokens), text(plan.tokens), text(plan.max_new_tokens), plan.temperature,
                      plan.temperature > 0 ? plan.seed : 0,
                      plan.precision == EvalPrecision::storage ? " precision=storage" : "",
