@@ -1,8 +1,10 @@
-// Errors of outputs against a reference: a warp per (row, head), sums in double.
+// Errors against a reference, sums in double: of outputs, a warp per (row, head); of a model's rows, a block
+// for a row.
 
 #include <cmath>
 
 #include "kernels/dispatch.cuh"
+#include "kernels/early.cuh"
 
 namespace hindsight::kernels {
 namespace {
@@ -39,7 +41,40 @@ __global__ void compare_kernel(CompareParams params) {
   params.recall[row] = static_cast<float>(fmin(1.0, shown));
 }
 
+__global__ void compare_rows_kernel(CompareRowsParams params) {
+  __shared__ double differences[kThreads / 32], norms[kThreads / 32];
+  wait_after_early_launch();
+  const int64_t i = blockIdx.x;
+  const float* const x = params.x + i * params.width;
+  const float* const reference = params.references[i];
+  double difference = 0, norm = 0;
+  for (int64_t c = threadIdx.x; c < params.width; c += kThreads) {
+    const double a = x[c], b = reference[c];
+    difference += (a - b) * (a - b);
+    norm += b * b;
+  }
+  difference = warp_sum(difference);
+  norm = warp_sum(norm);
+  if (threadIdx.x % 32 == 0) {
+    differences[threadIdx.x / 32] = difference;
+    norms[threadIdx.x / 32] = norm;
+  }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int warp = 1; warp < kThreads / 32; ++warp) {
+    difference += differences[warp];
+    norm += norms[warp];
+  }
+  params.errors[i] = norm > 0 ? sqrt(difference / norm) : static_cast<double>(NAN);
+}
+
 }  // namespace
+
+cudaError_t compare_rows(const CompareRowsParams& params, cudaStream_t stream) {
+  if (params.n == 0) return cudaSuccess;
+  return launch_early(compare_rows_kernel, dim3(static_cast<unsigned>(params.n)), dim3(kThreads), params,
+                      stream);
+}
 
 cudaError_t compare(const CompareParams& params, cudaStream_t stream) {
   if (params.rows == 0) return cudaSuccess;

@@ -456,6 +456,16 @@ struct CompareParams {
 };
 cudaError_t compare(const CompareParams& params, cudaStream_t stream);
 
+/// errors[i] = ||x[i] - r|| / ||r||, r = references[i]; NaN where r is 0. Sums in double, in an order that
+/// depends on the width alone.
+struct CompareRowsParams {
+  const float* x;                  ///< [n, width]
+  const float* const* references;  ///< [n] rows of `width` elements
+  int64_t n, width;
+  double* errors;  ///< [n]
+};
+cudaError_t compare_rows(const CompareRowsParams& params, cudaStream_t stream);
+
 /// Columns of what is counted of a page set: pages loaded, of these the ones that the step before loaded too,
 /// pages of the best list, of these the ones loaded, tokens of pages that no lower unit of the KV head loads;
 /// then pages that the step before did not load, by their rank under its scores in units of its number of

@@ -86,6 +86,10 @@ class TimedBackend final : public Backend {
                  Tensor<int32_t, 1> to_rows, int64_t n) override {
     of_.copy_rows(from, from_rows, to, to_rows, n);
   }
+  void compare_rows(Tensor<float, 2> x, std::span<const Tensor<float, 2>> references,
+                    Tensor<double, 1> errors) override {
+    of_.compare_rows(x, references, errors);
+  }
   void append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) override {
     time("append", [&] { of_.append(cache, layer, ranges); });
   }

@@ -98,7 +98,8 @@ void add_eval_command(CLI::App& app, CommandLine& line) {
   CLI::App* command = app.add_subcommand("eval", "let a model decode with every method of a sweep");
   add_sweep_options(*command, *options);
   command->footer(
-      "Example: hindsight eval experiments/closed_loop/tasks.yaml --set sequences=4 -o /tmp/tasks.h5");
+      "Example: hindsight eval experiments/closed_loop/tasks.yaml --set sequences=4 -o /tmp/tasks.h5\n"
+      "`sequences: N` takes N of each file, spread evenly over it.");
   command->callback([options, &line] { line.action = [options, &line] { evaluate(*options, line); }; });
 }
 

@@ -47,6 +47,18 @@ Tensor<int32_t, 1> Backend::make_numbers(std::span<const int32_t> values) {
   return tensor;
 }
 
+void require_comparable(const Tensor<float, 2>& x, std::span<const Tensor<float, 2>> references,
+                        const Tensor<double, 1>& errors) {
+  int64_t rows = 0;
+  for (const Tensor<float, 2>& reference : references) {
+    if (reference.shape[1] != x.shape[1])
+      throw std::invalid_argument("rows and their references differ in width");
+    rows += reference.shape[0];
+  }
+  if (rows != x.shape[0] || errors.shape[0] != rows)
+    throw std::invalid_argument("rows, their references and errors differ in number");
+}
+
 void require_selectable(int64_t page_size, const Block& block, const Tensor<float, 3>& scores,
                         std::span<const int32_t> k, Newest newest, const PageLists& lists) {
   if (static_cast<int64_t>(k.size()) != block.size())

@@ -357,6 +357,10 @@ class Backend {
   /// written.
   virtual void copy_rows(Tensor<float, 2> from, Tensor<int32_t, 1> from_rows, Tensor<float, 2> to,
                          Tensor<int32_t, 1> to_rows, int64_t n) = 0;
+  /// errors[i] = ||x[i] - r|| / ||r||, r being row i of the references, one after another; NaN where r is 0.
+  /// As many rows as x has, and as wide. Sums in double.
+  virtual void compare_rows(Tensor<float, 2> x, std::span<const Tensor<float, 2>> references,
+                            Tensor<double, 1> errors) = 0;
   /// What a model's layers do around attention, on tensors of this backend; null where there is nothing of
   /// the kind and the host computes it (lib/model). Throws EnvironmentError where something that it needs is
   /// not installed. Lives as long as the backend.
@@ -454,6 +458,9 @@ class Backend {
   }
 };
 
+/// What compare_rows asks of its arguments. Throws std::invalid_argument.
+void require_comparable(const Tensor<float, 2>& x, std::span<const Tensor<float, 2>> references,
+                        const Tensor<double, 1>& errors);
 /// What select_top_k asks of its arguments, which no backend checks while it writes. Throws
 /// std::invalid_argument.
 void require_selectable(int64_t page_size, const Block& block, const Tensor<float, 3>& scores,

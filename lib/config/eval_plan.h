@@ -26,7 +26,7 @@ struct EvalPlan {
   std::string model_name;       ///< as the configuration names it
   EvalMode mode = EvalMode::teacher_forced;
   std::vector<TraceFile> data;            ///< globs expanded
-  std::optional<int64_t> sequences;       ///< most of each file; none: all
+  std::optional<int64_t> sequences;       ///< most of each file, spread evenly over it; none: all
   std::optional<int64_t> prompt_tokens;   ///< of teacher forcing; none: those of each line's prompt
   std::optional<int64_t> tokens;          ///< of teacher forcing: most of a sequence
   int64_t average_steps = 1;              ///< of teacher forcing: series hold means of so many steps

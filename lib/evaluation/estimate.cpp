@@ -1,16 +1,19 @@
 #include "evaluation/estimate.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <functional>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "core/counter_random.h"
 #include "core/parallel.h"
 #include "core/statistics.h"
+#include "evaluation/eval_memory.h"
 #include "evaluation/groups.h"
-#include "evaluation/teacher_forcing.h"
+#include "evaluation/hidden_errors.h"
 #include "methods/retro.h"
 #include "model/decoder.h"
 #include "model/memory.h"
@@ -23,20 +26,6 @@ constexpr int64_t real = sizeof(float), number = sizeof(double);
 constexpr int64_t empty_point_bytes = 40 << 10;
 
 DecodingMethod method_of(const EvalPoint& point) { return {point.method.selector, point.method.parameters}; }
-
-/// What every point needs of a sequence, and is kept while memory allows.
-int64_t kept_bytes(const EvalPlan& plan, const ModelConfig& config, const EvalSequence& sequence) {
-  const int64_t prompt = prompt_bytes(config, sequence.prompt_tokens);
-  if (plan.mode == EvalMode::generate) return prompt;
-  return prompt +
-         teacher_forced_steps(sequence) * (config.vocabulary + config.n_layers * config.hidden) * real;
-}
-
-/// Tokens that the model takes at once to make that.
-int64_t prefilled_tokens(const EvalPlan& plan, const EvalSequence& sequence) {
-  return plan.mode == EvalMode::generate ? sequence.prompt_tokens
-                                         : static_cast<int64_t>(sequence.tokens.size()) - 1;
-}
 
 /// Numbers that a point has of a sequence and step, while it is measured; those of all sparse layers among
 /// them.
@@ -63,74 +52,62 @@ class MemoryEstimate {
       : plan_(plan),
         spec_(spec),
         config_(config),
+        backend_(backend),
         on_device_(!backend.driver().empty()),
-        at_once_(groups_at_once(backend)),
         element_(on_device_ && plan.precision == EvalPrecision::storage
                      ? size_of(weights.dtype("model.layers.0.self_attn.q_proj.weight"))
                      : real),
         weights_(weight_bytes(config, weights, on_device_)) {}
 
   SweepEstimate total() {
-    int64_t kept = 0;
-    for (const EvalData& data : spec_.data)
-      for (const EvalSequence& sequence : data.sequences) kept += kept_bytes(plan_, config_, sequence);
-    const int64_t on_host = on_device_ ? 0 : weights_;
-    const int64_t limit = kept_values_limit(make_cpu_backend()->available_bytes() - on_host);
+    const HeldBytes kept = kept_bytes(plan_, spec_, config_, backend_);
+    const int64_t computing = computing_bytes(plan_, spec_, config_, element_, backend_);
+    HeldBytes available = available_bytes(backend_);
+    (on_device_ ? available.device : available.host) -= weights_;
+    const HeldBytes limit = kept_values_limit(available, computing);
     SweepEstimate total;
-    for (const EvalPoint& point : spec_.points) take_point(point, kept > limit, total);
-    const int64_t computing = weights_ + computing_;
-    total.device_bytes = on_device_ ? computing : 0;
-    total.host_bytes = std::max((on_device_ ? 0 : computing) + std::min(kept, limit) + measured_,
-                                on_host + largest_weight_bytes(config_));
+    for (const EvalPoint& point : spec_.points) take_point(point, !kept.fits_into(limit), total);
+    const int64_t all_kept = std::min(kept.host, limit.host);
+    if (on_device_) {
+      total.device_bytes = weights_ + computing + std::min(kept.device, limit.device) + made_again_on_device_;
+      total.host_bytes = std::max(all_kept + measured_, largest_weight_bytes(config_));
+    } else {
+      total.host_bytes =
+          std::max(weights_ + computing + all_kept + measured_, weights_ + largest_weight_bytes(config_));
+    }
     return total;
   }
 
  private:
   void take_point(const EvalPoint& point, bool are_made_again, SweepEstimate& total) {
     const EvalData& data = spec_.data[point.data];
-    const DecodingMethod method = method_of(point);
-    const int64_t layers = config_.n_layers - first_sparse_layer_of(config_, method);
-    const std::vector<Group> groups = groups_of(data, plan_.batch, at_once_);
-    std::vector<int64_t> computing, measured;
-    for (const Group& group : groups) {
-      std::vector<int64_t> capacities;
-      int64_t start = 0, prefill = 0, kept = 0;
-      for (const EvalSequence& sequence : group.of(data)) {
-        capacities.push_back(sequence.total_tokens());
-        const int64_t tokens = prefilled_tokens(plan_, sequence);
-        start = std::max(start, start_bytes(config_, sequence.prompt_tokens));
-        // Keys and values of all tokens, of which a reference keeps those of the prompt.
-        const int64_t beyond_prompt =
-            prompt_bytes(config_, tokens) - prompt_bytes(config_, sequence.prompt_tokens);
-        prefill =
-            std::max(prefill, prefill_bytes(config_, tokens, element_) + (on_device_ ? 0 : beyond_prompt));
-        kept += kept_bytes(plan_, config_, sequence);
-      }
-      computing.push_back(std::max(prefill, decoder_bytes(config_, method, capacities, element_) + start));
-      measured.push_back(are_made_again ? kept : 0);
+    const int64_t layers = config_.n_layers - first_sparse_layer_of(config_, method_of(point));
+    std::vector<int64_t> on_host, on_device;
+    for (const Group& group : groups_of(data, plan_.batch, groups_at_once(backend_))) {
+      HeldBytes kept;
+      for (const EvalSequence& sequence : group.of(data))
+        kept += kept_bytes(plan_, config_, sequence, backend_);
+      on_host.push_back(are_made_again ? kept.host : 0);
+      on_device.push_back(are_made_again ? kept.device : 0);
     }
-    computing_ = std::max(computing_, largest_at_once(computing));
+    made_again_on_device_ = std::max(made_again_on_device_, largest_at_once(on_device, backend_));
     int64_t numbers = 0;
     for (const EvalSequence& sequence : data.sequences)
       numbers += steps_of(plan_, sequence) * numbers_per_step(plan_, layers);
     const int64_t series = series_bytes(plan_, data, layers);
-    measured_ = std::max(measured_, largest_at_once(measured) + numbers * number + series * number / real);
+    measured_ =
+        std::max(measured_, largest_at_once(on_host, backend_) + numbers * number + series * number / real);
     total.output_bytes += series + empty_point_bytes;
-  }
-  int64_t largest_at_once(std::vector<int64_t> bytes) const {
-    std::sort(bytes.rbegin(), bytes.rend());
-    int64_t sum = 0;
-    for (size_t i = 0; i < bytes.size() && static_cast<int64_t>(i) < at_once_; ++i) sum += bytes[i];
-    return sum;
   }
 
   const EvalPlan& plan_;
   const EvalSpec& spec_;
   const ModelConfig& config_;
+  const Backend& backend_;
   bool on_device_;
-  int64_t at_once_, element_, weights_;
-  int64_t computing_ = 0;  // where the backend computes
-  int64_t measured_ = 0;   // on the host: what a point gives, and references that are not kept
+  int64_t element_, weights_;
+  int64_t measured_ = 0;              // on the host: what a point gives, and references that are not kept
+  int64_t made_again_on_device_ = 0;  // of those, hidden rows
 };
 
 double seconds_of(const std::function<void()>& work) {
@@ -184,11 +161,21 @@ class TimeEstimate {
       capacities.push_back(contexts.back() + steps);
     }
     Decoder decoder(model_, backend_, method_of(point), capacities);
-    if (plan_.mode == EvalMode::teacher_forced)
-      decoder.observe_hidden([](int64_t, const WindowSpan&, int64_t, std::span<const float>) {});
-    decoder.observe_selections([](int64_t, std::span<const WindowSpan>, const PageSelection&) {},
-                               plan_.measure_recall);
-    const Decoder::KeysAndValues chunk{random_rows(0), random_rows(1)};
+    std::optional<HiddenErrors> hidden;
+    if (plan_.mode == EvalMode::teacher_forced) {
+      const auto rows = random_tensor<2>({decoder.most_rows(), model_.config().hidden}, 2);
+      hidden.emplace(backend_, decoder, 0, [this, rows](int64_t, const WindowSpan& span) {
+        return backend_.rows_of(rows, 0, span.rows);
+      });
+    }
+    std::vector<SelectionDownload> selections;
+    decoder.observe_selections(
+        [&](int64_t, std::span<const WindowSpan>, SelectionDownload selection) {
+          selections.push_back(std::move(selection));
+        },
+        plan_.measure_recall);
+    const std::array chunk_shape{prefill_chunk_tokens, model_.config().n_kv_heads, model_.config().head_dim};
+    const Decoder::KeysAndValues chunk{random_tensor<3>(chunk_shape, 0), random_tensor<3>(chunk_shape, 1)};
     for (size_t s = 0; s < contexts.size(); ++s)
       decoder.start(static_cast<int64_t>(s), contexts[s], [&](int64_t, int64_t first) {
         const int64_t n = std::min(prefill_chunk_tokens, contexts[s] - first);
@@ -199,17 +186,19 @@ class TimeEstimate {
     for (size_t s = 0; s < contexts.size(); ++s) next.push_back({static_cast<int64_t>(s), 0});
     double last = 0, all = 0;
     for (int64_t step = 0; step < steps && (step == 0 || all < patience); ++step) {
-      const double seconds = seconds_of([&] { decoder.step(next); });
+      const double seconds = seconds_of([&] {
+        decoder.step(next);
+        selections.clear();
+      });
       last = step + 2 < steps || step == 0 ? seconds : std::min(last, seconds);
       all += seconds;
     }
     return last;
   }
 
-  Tensor<float, 3> random_rows(uint64_t seed) const {
-    const ModelConfig& config = model_.config();
-    const auto rows =
-        backend_.make_tensor<float, 3>({prefill_chunk_tokens, config.n_kv_heads, config.head_dim});
+  template <int Rank>
+  Tensor<float, Rank> random_tensor(const std::array<int64_t, Rank>& shape, uint64_t seed) const {
+    const auto rows = backend_.make_tensor<float, Rank>(shape);
     std::vector<float> values(static_cast<size_t>(rows.size()));
     for (size_t i = 0; i < values.size(); ++i)
       values[i] = counter_uniform(seed, 0, static_cast<int64_t>(i), 0, 0) - 0.5f;
@@ -255,12 +244,14 @@ class TimeEstimate {
   /// How often a sequence of a file is: once where all that is kept for points fits in memory, and for every
   /// point what does not.
   double times_prefilled(size_t data) const {
-    int64_t kept = 0;
-    for (const EvalData& file : spec_.data)
-      for (const EvalSequence& sequence : file.sequences)
-        kept += kept_bytes(plan_, model_.config(), sequence);
-    const int64_t limit = kept_values_limit(make_cpu_backend()->available_bytes());
-    const double again = kept > limit ? 1 - static_cast<double>(limit) / static_cast<double>(kept) : 0;
+    const HeldBytes kept = kept_bytes(plan_, spec_, model_.config(), backend_);
+    const int64_t element = size_of(model_.compute().attention_dtype());
+    const HeldBytes limit = kept_values_limit(
+        available_bytes(backend_), computing_bytes(plan_, spec_, model_.config(), element, backend_));
+    const auto beyond = [](int64_t held, int64_t most) {
+      return held > most ? 1 - static_cast<double>(most) / static_cast<double>(held) : 0;
+    };
+    const double again = std::max(beyond(kept.host, limit.host), beyond(kept.device, limit.device));
     const auto points = std::count_if(spec_.points.begin(), spec_.points.end(),
                                       [&](const EvalPoint& point) { return point.data == data; });
     return 1 + again * static_cast<double>(std::max<int64_t>(0, points - 1));

@@ -112,22 +112,28 @@ class DataReader : TokenReader {
     if (has_lines())
       for_each_line([&](const Json& json) {
         take_line(json);
-        return !is_full();
+        return true;
       });
     else if (file_.file.extension() == ".h5")
       read_trace();
     else
       read_bytes(text());
     if (sequences_.empty()) refuse("holds no sequence that is long enough");
-    return std::move(sequences_);
+    return plan_.sequences ? spread(static_cast<size_t>(*plan_.sequences)) : std::move(sequences_);
   }
 
  private:
   [[noreturn]] void refuse_configuration(const std::string& key, const std::string& what) const {
     throw ConfigError(fmt::format("{}: {}: {}", plan_.file.string(), key, what));
   }
-  bool is_full() const {
-    return plan_.sequences && static_cast<int64_t>(sequences_.size()) >= *plan_.sequences;
+  /// So many of all, evenly: files are often ordered, by document or by difficulty, and the first of them
+  /// would say little of the others.
+  std::vector<EvalSequence> spread(size_t n) {
+    const size_t all = sequences_.size();
+    if (n >= all) return std::move(sequences_);
+    std::vector<EvalSequence> chosen;
+    for (size_t i = 0; i < n; ++i) chosen.push_back(std::move(sequences_[i * all / n]));
+    return chosen;
   }
 
   void take_line(const Json& json) {
@@ -222,7 +228,7 @@ class DataReader : TokenReader {
     const auto size = static_cast<size_t>(*plan_.tokens - 1);  // after byte 0
     while (!text.empty()) {
       const size_t end = std::min(text.find('\0'), text.size());
-      for (size_t start = 0; start + size <= end && !is_full(); start += size) {
+      for (size_t start = 0; start + size <= end; start += size) {
         EvalSequence sequence;
         sequence.tokens = tokens_of_bytes(text.substr(start, size), true);
         sequence.prompt_tokens = *plan_.prompt_tokens;

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "evaluation/eval_memory.h"
 #include "evaluation/eval_results.h"
 #include "evaluation/groups.h"
 #include "evaluation/kept_values.h"
@@ -21,8 +22,12 @@ namespace {
 std::string identity_of(const EvalPlan& plan, const EvalData& data, const std::string& model_digest,
                         bool on_device) {
   const auto text = [](const std::optional<int64_t>& value) { return value ? std::to_string(*value) : "-"; };
+  // Of N the first would be others.
+  const auto spread = [&](const std::optional<int64_t>& value) {
+    return text(value) + (value ? " spread" : "");
+  };
   return fmt::format("{} {} {} sequences={} prompt={} tokens={} new={} temperature={} seed={}{}{}",
-                     name_of(plan.mode), model_digest, data.digest, text(plan.sequences),
+                     name_of(plan.mode), model_digest, data.digest, spread(plan.sequences),
                      text(plan.prompt_tokens), text(plan.tokens), text(plan.max_new_tokens), plan.temperature,
                      plan.temperature > 0 ? plan.seed : 0,
                      plan.precision == EvalPrecision::storage ? " precision=storage" : "",
@@ -79,8 +84,8 @@ class Evaluation {
         backend_(backend),
         progress_(progress),
         threads_(groups_at_once(backend)),
-        references_(kept_values_limit(make_cpu_backend()->available_bytes())),
-        prompts_(kept_values_limit(make_cpu_backend()->available_bytes())) {}
+        references_(kept_limit()),
+        prompts_(kept_limit()) {}
 
   EvalMeasurements measure(const EvalPoint& point) {
     return plan_.mode == EvalMode::teacher_forced ? measure_teacher_forced_point(point)
@@ -88,6 +93,12 @@ class Evaluation {
   }
 
  private:
+  HeldBytes kept_limit() const {
+    const int64_t element = size_of(model_.compute().attention_dtype());
+    return kept_values_limit(available_bytes(backend_),
+                             computing_bytes(plan_, spec_, model_.config(), element, backend_));
+  }
+
   std::vector<const EvalSequence*> sequences_of(const EvalData& data, Group group) const {
     std::vector<const EvalSequence*> sequences;
     for (const EvalSequence& sequence : group.of(data)) sequences.push_back(&sequence);

@@ -61,6 +61,7 @@ std::vector<Generated> generate(const Model& model, Backend& backend, const Deco
   while (!next.empty()) {
     const std::vector<NextToken> taken = std::exchange(next, {});
     const std::vector<float> logits = decoder.step(taken);
+    selections.take(selections.last_step());
     for (size_t i = 0; i < taken.size(); ++i)
       write(static_cast<size_t>(taken[i].sequence), std::span(logits).subspan(i * vocabulary, vocabulary));
     step_done(static_cast<int64_t>(taken.size()));

@@ -19,6 +19,4 @@ std::vector<Group> groups_of(const EvalData& data, int64_t batch, int64_t thread
   return groups;
 }
 
-int64_t kept_values_limit(int64_t available_bytes) { return available_bytes / 2; }
-
 }  // namespace hindsight

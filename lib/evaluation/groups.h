@@ -24,7 +24,4 @@ int64_t groups_at_once(const Backend& backend);
 /// At most `batch` sequences together, and fewer where threads would have no group.
 std::vector<Group> groups_of(const EvalData& data, int64_t batch, int64_t threads);
 
-/// Bytes that may be kept on the host of what every point needs: prompts or dense references.
-int64_t kept_values_limit(int64_t available_bytes);
-
 }  // namespace hindsight

@@ -7,15 +7,30 @@
 #include <mutex>
 #include <utility>
 
+#include "model/prompt.h"
+
 namespace hindsight {
+
+/// Memory of the host, and of a device beside it.
+struct HeldBytes {
+  int64_t host = 0, device = 0;
+  HeldBytes& operator+=(const HeldBytes& more) {
+    host += more.host;
+    device += more.device;
+    return *this;
+  }
+  bool fits_into(const HeldBytes& limit) const { return host <= limit.host && device <= limit.device; }
+};
+
+inline HeldBytes held_by(const Prompt& prompt) { return {prompt.bytes(), 0}; }
 
 /// May be used by several threads; each key by one at a time.
 template <class Key, class Value>
 class KeptValues {
  public:
-  explicit KeptValues(int64_t limit_bytes) : left_(limit_bytes) {}
+  explicit KeptValues(const HeldBytes& limit) : left_(limit) {}
 
-  /// `make` gives a Value; Value::bytes() says what keeping it takes.
+  /// `make` gives a Value; held_by(value) says what keeping it takes.
   template <class Make>
   std::shared_ptr<const Value> get(const Key& key, Make&& make) {
     {
@@ -23,9 +38,11 @@ class KeptValues {
       if (const auto found = values_.find(key); found != values_.end()) return found->second;
     }
     std::shared_ptr<const Value> value = std::make_shared<const Value>(make());
+    const HeldBytes held = held_by(*value);
     const std::lock_guard lock(mutex_);
-    if (value->bytes() <= left_) {
-      left_ -= value->bytes();
+    if (held.fits_into(left_)) {
+      left_.host -= held.host;
+      left_.device -= held.device;
       values_.emplace(key, value);
     }
     return value;
@@ -33,7 +50,7 @@ class KeptValues {
 
  private:
   std::mutex mutex_;
-  int64_t left_;
+  HeldBytes left_;
   std::map<Key, std::shared_ptr<const Value>> values_;
 };
 

@@ -2,9 +2,16 @@
 
 #include <algorithm>
 
+#include "core/parallel.h"
 #include "methods/retro.h"
 
 namespace hindsight {
+namespace {
+
+/// Those of fewer sequences are counted before threads are awake.
+constexpr int64_t spans_worth_threads = 16;
+
+}  // namespace
 
 SelectionMeasure::SelectionMeasure(int64_t first_position, int64_t first_layer, int64_t n_layers,
                                    int64_t window)
@@ -80,12 +87,24 @@ SelectionMeasures::SelectionMeasures(Decoder& decoder, const DecodingMethod& met
   for (const EvalSequence* sequence : sequences)
     measures_.emplace_back(sequence->prompt_tokens, decoder.first_sparse_layer(), decoder.n_layers(), window);
   decoder.observe_selections(
-      [this](int64_t layer, std::span<const WindowSpan> spans, const PageSelection& selection) {
-        for (size_t i = 0; i < spans.size(); ++i)
-          measures_[static_cast<size_t>(spans[i].sequence)].take(layer, spans[i], selection,
-                                                                 static_cast<int64_t>(i));
+      [this](int64_t layer, std::span<const WindowSpan> spans, SelectionDownload selection) {
+        last_step_.push_back({layer, {spans.begin(), spans.end()}, std::move(selection)});
       },
       with_true_mass);
+}
+
+void SelectionMeasures::take(const OfStep& step) {
+  if (step.empty()) return;
+  std::vector<PageSelection> selections;
+  for (const OfLayer& of : step) selections.push_back(of.selection.get());
+  // All layers have the same sequences.
+  const auto n = static_cast<int64_t>(step.front().spans.size());
+  for_each_piece(n, n >= spans_worth_threads, [&](int64_t i) {
+    for (size_t l = 0; l < step.size(); ++l) {
+      const WindowSpan& span = step[l].spans[static_cast<size_t>(i)];
+      measures_[static_cast<size_t>(span.sequence)].take(step[l].layer, span, selections[l], i);
+    }
+  });
 }
 
 }  // namespace hindsight

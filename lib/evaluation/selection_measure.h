@@ -54,10 +54,25 @@ class SelectionMeasures {
  public:
   SelectionMeasures(Decoder& decoder, const DecodingMethod& method,
                     std::span<const EvalSequence* const> sequences, bool with_true_mass);
+  SelectionMeasures(const SelectionMeasures&) = delete;
+  SelectionMeasures& operator=(const SelectionMeasures&) = delete;
+
+  /// What the sparse layers of a step loaded, on its way to the host.
+  struct OfLayer {
+    int64_t layer = 0;
+    std::vector<WindowSpan> spans;
+    SelectionDownload selection;
+  };
+  using OfStep = std::vector<OfLayer>;
+  /// Of the step that was handed over last.
+  OfStep last_step() { return std::exchange(last_step_, {}); }
+  /// Waits. Steps come in order.
+  void take(const OfStep& step);
   SelectionMetrics finish(size_t sequence) { return measures_[sequence].finish(); }
 
  private:
   std::vector<SelectionMeasure> measures_;
+  OfStep last_step_;
 };
 
 }  // namespace hindsight

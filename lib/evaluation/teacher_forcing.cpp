@@ -1,7 +1,10 @@
 #include "evaluation/teacher_forcing.h"
 
 #include <algorithm>
+#include <optional>
 
+#include "core/parallel.h"
+#include "evaluation/hidden_errors.h"
 #include "evaluation/token_metrics.h"
 
 namespace hindsight {
@@ -20,21 +23,21 @@ class ReferenceRecorder final : public PrefillObserver {
         check_interrupt_(check_interrupt) {
     const ModelConfig& config = model.config();
     reference.logits.reserve(static_cast<size_t>((end - first) * config.vocabulary));
-    reference.hidden.resize(static_cast<size_t>((end - first) * config.n_layers * config.hidden));
+    for (int64_t layer = 0; layer < config.n_layers; ++layer)
+      reference.hidden.push_back(backend.make_tensor<float, 2>({end - first, config.hidden}));
   }
   void on_chunk(int64_t) override { check_interrupt_(); }
-  void on_layer(int64_t layer, int64_t first_position, std::span<const float> rows) override {
-    const int64_t hidden = model_.config().hidden, n_layers = model_.config().n_layers;
-    const int64_t n = static_cast<int64_t>(rows.size()) / hidden;
-    const int64_t from = std::max(first_, first_position), to = std::min(end_, first_position + n);
+  void on_layer(int64_t layer, int64_t first_position, const Tensor<float, 2>& x) override {
+    const int64_t from = std::max(first_, first_position), to = std::min(end_, first_position + x.shape[0]);
     if (from >= to) return;
-    for (int64_t position = from; position < to; ++position)
-      std::copy_n(rows.begin() + (position - first_position) * hidden, hidden,
-                  reference_.hidden.begin() + ((position - first_) * n_layers + layer) * hidden);
-    if (layer + 1 < n_layers) return;
-    const std::vector<float> logits =
-        model_.logits(backend_, rows.subspan(static_cast<size_t>((from - first_position) * hidden),
-                                             static_cast<size_t>((to - from) * hidden)));
+    const int64_t n = to - from;
+    const Tensor<float, 2> rows = backend_.rows_of(x, from - first_position, n);
+    backend_.copy_rows(
+        rows, {}, backend_.rows_of(reference_.hidden[static_cast<size_t>(layer)], from - first_, n), {}, n);
+    if (layer + 1 < model_.config().n_layers) return;
+    const auto on_backend = backend_.make_tensor<float, 2>({n, model_.config().vocabulary});
+    model_.compute().logits(rows, on_backend);
+    const std::vector<float> logits = backend_.to_host(on_backend);
     reference_.logits.insert(reference_.logits.end(), logits.begin(), logits.end());
   }
 
@@ -73,15 +76,11 @@ class SequenceMeasure {
     measured_.token_agreement.push_back(same_token(reference, logits) ? 1 : 0);
   }
 
-  void take_hidden(int64_t layer, int64_t position, bool is_first, std::span<const float> row) {
-    if (layer < first_layer_) return;
+  void take_hidden_error(int64_t layer, int64_t position, bool is_first, double error) {
     const int64_t step = position - sequence_.prompt_tokens;
-    const auto reference =
-        std::span(reference_.hidden)
-            .subspan(static_cast<size_t>((step * config_.n_layers + layer) * config_.hidden), row.size());
     const auto cell = static_cast<size_t>(step * n_layers() + layer - first_layer_);
-    measured_.hidden_final[cell] = relative_l2(row, reference);
-    if (is_first) measured_.hidden_first[cell] = measured_.hidden_final[cell];
+    measured_.hidden_final[cell] = error;
+    if (is_first) measured_.hidden_first[cell] = error;
   }
 
   TeacherForced take() { return std::move(measured_); }
@@ -96,6 +95,18 @@ class SequenceMeasure {
   TeacherForced measured_;
 };
 
+/// What a step gives, until it has arrived on the host.
+struct StepOnItsWay {
+  int64_t index = 0;
+  std::vector<NextToken> taken;
+  Download<float> logits;
+  HiddenErrors::OfStep hidden;
+  SelectionMeasures::OfStep selections;
+};
+
+/// Fewer are looked at before threads are awake.
+constexpr size_t logits_worth_threads = 1 << 13;
+
 Prompt first_tokens(Prompt prompt, int64_t n, const ModelConfig& config) {
   prompt.n_tokens = n;
   for (auto* layers : {&prompt.k, &prompt.v})
@@ -109,8 +120,11 @@ Prompt first_tokens(Prompt prompt, int64_t n, const ModelConfig& config) {
 
 }  // namespace
 
-int64_t DenseReference::bytes() const {
-  return prompt.bytes() + static_cast<int64_t>((logits.size() + hidden.size()) * sizeof(float));
+HeldBytes held_by(const DenseReference& reference) {
+  HeldBytes held{reference.prompt.bytes() + static_cast<int64_t>(reference.logits.size() * sizeof(float)), 0};
+  for (const Tensor<float, 2>& layer : reference.hidden)
+    (reference.is_on_device ? held.device : held.host) += layer.storage->bytes();
+  return held;
 }
 
 int64_t teacher_forced_steps(const EvalSequence& sequence) {
@@ -120,6 +134,7 @@ int64_t teacher_forced_steps(const EvalSequence& sequence) {
 DenseReference make_reference(const Model& model, Backend& backend, const EvalSequence& sequence,
                               const std::function<void()>& check_interrupt) {
   DenseReference reference;
+  reference.is_on_device = !backend.driver().empty();
   const auto end = static_cast<int64_t>(sequence.tokens.size()) - 1;
   ReferenceRecorder recorder(model, backend, sequence.prompt_tokens, end, reference, check_interrupt);
   const auto taken = std::span(sequence.tokens).first(static_cast<size_t>(end));
@@ -144,25 +159,40 @@ std::vector<TeacherForced> measure_teacher_forced(
   Decoder decoder(model, backend, method, capacities);
   for (size_t s = 0; s < sequences.size(); ++s) decoder.start(static_cast<int64_t>(s), references[s]->prompt);
   SelectionMeasures selections(decoder, method, sequences, with_recall);
-  const int64_t hidden = model.config().hidden;
-  decoder.observe_hidden([&](int64_t layer, const WindowSpan& span, int64_t n, std::span<const float> rows) {
-    for (int64_t i = 0; i < n; ++i)
-      measures[static_cast<size_t>(span.sequence)].take_hidden(
-          layer, span.position - (n - 1) + i, i == n - 1,
-          rows.subspan(static_cast<size_t>(i * hidden), static_cast<size_t>(hidden)));
+  HiddenErrors hidden(backend, decoder, first_layer, [&](int64_t layer, const WindowSpan& span) {
+    const auto s = static_cast<size_t>(span.sequence);
+    return backend.rows_of(references[s]->hidden[static_cast<size_t>(layer)],
+                           span.first_position() - sequences[s]->prompt_tokens, span.rows);
   });
 
   const auto vocabulary = static_cast<size_t>(model.config().vocabulary);
+  const auto take = [&](const StepOnItsWay& step) {
+    const std::vector<float> logits = step.logits.get();
+    for_each_piece(static_cast<int64_t>(step.taken.size()), logits.size() >= logits_worth_threads,
+                   [&](int64_t i) {
+                     const auto row = static_cast<size_t>(i);
+                     measures[static_cast<size_t>(step.taken[row].sequence)].take_logits(
+                         step.index, std::span(logits).subspan(row * vocabulary, vocabulary));
+                   });
+    step.hidden.show([&](int64_t sequence, int64_t layer, int64_t position, bool is_first, double error) {
+      measures[static_cast<size_t>(sequence)].take_hidden_error(layer, position, is_first, error);
+    });
+    selections.take(step.selections);
+    step_done(static_cast<int64_t>(step.taken.size()));
+  };
+  std::optional<StepOnItsWay> before;
   for (int64_t step = 0; step < most_steps; ++step) {
     std::vector<NextToken> next;
     for (size_t s = 0; s < sequences.size(); ++s)
       if (step < measures[s].steps()) next.push_back({static_cast<int64_t>(s), measures[s].token(step)});
-    const std::vector<float> logits = decoder.step(next);
-    for (size_t i = 0; i < next.size(); ++i)
-      measures[static_cast<size_t>(next[i].sequence)].take_logits(
-          step, std::span(logits).subspan(i * vocabulary, vocabulary));
-    step_done(static_cast<int64_t>(next.size()));
+    const Tensor<float, 2> logits = decoder.step_on_backend(next);
+    StepOnItsWay now{step, std::move(next), backend.begin_to_host(logits), hidden.last_step(),
+                     selections.last_step()};
+    // While a device computes this step, the host looks at the one before.
+    if (before) take(*before);
+    before = std::move(now);
   }
+  if (before) take(*before);
   std::vector<TeacherForced> measured;
   for (size_t s = 0; s < sequences.size(); ++s) {
     measured.push_back(measures[s].take());

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "evaluation/eval_data.h"
+#include "evaluation/kept_values.h"
 #include "evaluation/selection_measure.h"
 #include "model/decoder.h"
 
@@ -18,9 +19,11 @@ namespace hindsight {
 struct DenseReference {
   Prompt prompt;              ///< of the first prompt_tokens tokens
   std::vector<float> logits;  ///< [steps, vocabulary]
-  std::vector<float> hidden;  ///< [steps, layers, hidden] residual stream after each layer
-  int64_t bytes() const;
+  /// By layer: [steps, hidden] residual stream after it, where the backend computes.
+  std::vector<Tensor<float, 2>> hidden;
+  bool is_on_device = false;  ///< what the backend holds
 };
+HeldBytes held_by(const DenseReference& reference);
 
 int64_t teacher_forced_steps(const EvalSequence& sequence);
 DenseReference make_reference(const Model& model, Backend& backend, const EvalSequence& sequence,

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace hindsight {
 namespace {
@@ -33,15 +32,6 @@ double logit_divergence(std::span<const float> reference, std::span<const float>
 bool same_token(std::span<const float> reference, std::span<const float> logits) {
   return std::max_element(reference.begin(), reference.end()) - reference.begin() ==
          std::max_element(logits.begin(), logits.end()) - logits.begin();
-}
-
-double relative_l2(std::span<const float> x, std::span<const float> reference) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    difference += std::pow(static_cast<double>(x[i]) - reference[i], 2);
-    norm += std::pow(static_cast<double>(reference[i]), 2);
-  }
-  return norm > 0 ? std::sqrt(difference / norm) : std::numeric_limits<double>::quiet_NaN();
 }
 
 }  // namespace hindsight

@@ -12,7 +12,5 @@ double negative_log_likelihood(std::span<const float> logits, int32_t token);
 double logit_divergence(std::span<const float> reference, std::span<const float> logits);
 /// Whether both find the same token most likely (of equals the lowest).
 bool same_token(std::span<const float> reference, std::span<const float> logits);
-/// ||x - reference|| / ||reference||; NaN where the reference is 0.
-double relative_l2(std::span<const float> x, std::span<const float> reference);
 
 }  // namespace hindsight

@@ -104,7 +104,7 @@ void Decoder::run_step() {
   const bool is_seen = std::exchange(last_shape_, shape) == shape;
   // Another step may have made larger what primitives keep for their queries.
   if (!is_seen) recording_.reset();
-  if (observer_ || !can_be_recorded_ || !is_seen) return work();
+  if (!can_be_recorded_ || !is_seen) return work();
   if (recording_) return recording_->rerun([] {}, work);
   recording_ = backend_.record([] {}, work);
   recorded_memory_ = model_.compute().workspace();
@@ -141,27 +141,17 @@ Tensor<float, 2> Decoder::run_layer(int64_t layer, const LayerRows& rows, const 
     backend_.copy_rows(x, rows.newest, result, {}, wanted.size());
   }
   model_.compute().finish_layer(layer, attended, result);
-  if (observer_) show_hidden(layer, wanted, result);
+  if (observer_) observer_(layer, wanted.spans, result);
   return result;
 }
 
 void Decoder::show_selections() {
   const int64_t n_layers = model_.config().n_layers;
   for (int64_t layer = first_sparse_; layer < n_layers; ++layer)
-    if (const std::optional<PageSelection> selection =
+    if (std::optional<SelectionDownload> selection =
             layers_[static_cast<size_t>(layer)]->selection(newest_.block, with_true_mass_))
-      selection_observer_(layer, layer + 1 == n_layers ? newest_.spans : windows_.spans, *selection);
-}
-
-void Decoder::show_hidden(int64_t layer, const LayerRows& rows, const Tensor<float, 2>& x) {
-  const std::vector<float> on_host = backend_.to_host(x);
-  const auto hidden = static_cast<size_t>(model_.config().hidden);
-  size_t row = 0;
-  for (const WindowSpan& span : rows.spans) {
-    const auto n = static_cast<size_t>(span.rows);
-    observer_(layer, span, span.rows, std::span(on_host).subspan(row * hidden, n * hidden));
-    row += n;
-  }
+      selection_observer_(layer, layer + 1 == n_layers ? newest_.spans : windows_.spans,
+                          std::move(*selection));
 }
 
 Decoder::Memory Decoder::memory() const {

@@ -19,11 +19,13 @@ struct NextToken {
   int32_t token = 0;
 };
 
-/// Sees the residual stream after a layer: rows [n, hidden] of the positions span.position - n + 1 ..
-/// span.position. The newest row is that position's first; a past one replaces what it was. In the last layer
-/// past positions are not computed: what is there first is final.
+/// Sees the residual stream after a layer, x [rows, hidden]: the positions of one span after another. The
+/// newest row of a span is that position's first; a past one replaces what it was. In the last layer past
+/// positions are not computed: what is there first is final. Called while the step's work is handed over,
+/// which may be recorded: it asks for the same primitives at every step, on tensors that stay, and reads
+/// nothing back (Backend::record).
 using HiddenObserver =
-    std::function<void(int64_t layer, const WindowSpan& span, int64_t n, std::span<const float> rows)>;
+    std::function<void(int64_t layer, std::span<const WindowSpan> spans, const Tensor<float, 2>& x)>;
 
 /// The first `dense_layers` layers attend densely, and all where the selector loads everything.
 int64_t first_sparse_layer_of(const ModelConfig& config, const DecodingMethod& method);
@@ -48,7 +50,7 @@ class Decoder {
   /// The same without waiting: the logits stay on the backend, until the next step.
   Tensor<float, 2> step_on_backend(std::span<const NextToken> tokens);
   void observe_hidden(HiddenObserver observer) { observer_ = std::move(observer); }
-  /// Called after every step. True mass takes a look at all keys.
+  /// Called once a step is handed over. True mass takes a look at all keys.
   void observe_selections(SelectionObserver observer, bool with_true_mass) {
     selection_observer_ = std::move(observer);
     with_true_mass_ = with_true_mass;
@@ -56,6 +58,8 @@ class Decoder {
   /// Layers below it attend densely; their positions are computed once.
   int64_t first_sparse_layer() const { return first_sparse_; }
   int64_t n_layers() const { return model_.config().n_layers; }
+  /// That a step can have in a layer: the positions of every sequence's window.
+  int64_t most_rows() const { return x_.shape[0]; }
 
   /// What the decoder holds on its backend, in bytes; the model's own is not in it.
   struct Memory {
@@ -78,7 +82,6 @@ class Decoder {
   Tensor<float, 2> run_layer(int64_t layer, const LayerRows& rows, const LayerRows& wanted,
                              const Tensor<float, 2>& x);
   void show_selections();
-  void show_hidden(int64_t layer, const LayerRows& rows, const Tensor<float, 2>& x);
 
   const Model& model_;
   Backend& backend_;

@@ -25,7 +25,7 @@ class DenseAttention final : public LayerAttention {
     backend_.dense(grown_.layer(), grown_.cache(), rows.block, out, backend_.rows_of(lse_, 0, rows.size()));
     return {flat_rows(out), {}};
   }
-  std::optional<PageSelection> selection(const Block&, bool) override { return std::nullopt; }
+  std::optional<SelectionDownload> selection(const Block&, bool) override { return std::nullopt; }
   bool can_be_recorded() const override { return true; }
   AttentionBytes bytes() const override {
     return {grown_.cache_bytes(), grown_.cache().summary_bytes(),

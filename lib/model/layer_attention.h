@@ -44,7 +44,7 @@ class LayerAttention {
                             const ProjectedRows& projected) = 0;
   /// What the last attend() loaded for the newest positions, whose block is given; nothing where that is
   /// everything. Changes nothing that a later step depends on.
-  virtual std::optional<PageSelection> selection(const Block& newest, bool with_true_mass) = 0;
+  virtual std::optional<SelectionDownload> selection(const Block& newest, bool with_true_mass) = 0;
   /// Whether attend() asks for the same primitives at every step, on tensors that stay, and reads nothing
   /// back (Backend::record).
   virtual bool can_be_recorded() const = 0;

@@ -44,13 +44,4 @@ void Model::require_tokens(std::span<const int32_t> tokens) const {
       throw std::out_of_range(fmt::format("token {} of a vocabulary of {}", token, config_.vocabulary));
 }
 
-std::vector<float> Model::logits(Backend& backend, std::span<const float> x) const {
-  const int64_t n = static_cast<int64_t>(x.size()) / config_.hidden;
-  const auto rows = backend.make_tensor<float, 2>({n, config_.hidden});
-  const auto logits = backend.make_tensor<float, 2>({n, config_.vocabulary});
-  backend.from_host(rows, x);
-  compute_->logits(rows, logits);
-  return backend.to_host(logits);
-}
-
 }  // namespace hindsight

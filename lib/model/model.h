@@ -29,8 +29,6 @@ class Model {
   LayerShape layer_shape(int64_t layer) const;
   /// Throws std::out_of_range for a token that the vocabulary lacks.
   void require_tokens(std::span<const int32_t> tokens) const;
-  /// Logits [n, vocabulary] from rows [n, hidden] of the residual stream after the last layer, on the host.
-  std::vector<float> logits(Backend& backend, std::span<const float> x) const;
 
  private:
   ModelConfig config_;

@@ -1,13 +1,16 @@
 #pragma once
-// Which pages a step loaded in a layer of a model that decodes, on the host: for whoever measures. Letters as
-// in backend.h; n rows, one for the newest position of each sequence of the step.
+// Which pages a step loaded in a layer of a model that decodes, on the host or on their way to it: for
+// whoever measures. Letters as in backend.h; n rows, one for the newest position of each sequence of the
+// step.
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "backend/backend.h"
 #include "model/window_rows.h"
 
 namespace hindsight {
@@ -37,9 +40,52 @@ struct PageSelection {
   }
 };
 
+/// Page lists on their way to the host.
+class PageListsDownload {
+ public:
+  PageListsDownload() = default;
+  PageListsDownload(Backend& backend, const PageLists& lists)
+      : units_(lists.pages.shape[1]),
+        capacity_(lists.pages.shape[2]),
+        pages_(backend.begin_to_host(lists.pages)),
+        count_(backend.begin_to_host(lists.count)) {}
+  /// Waits.
+  HostPageLists get() const { return {units_, capacity_, pages_.get(), count_.get()}; }
+
+ private:
+  int64_t units_ = 0, capacity_ = 0;
+  Download<int32_t> pages_, count_;
+};
+
+/// A selection on its way to the host. What the backend does next changes nothing of it.
+struct SelectionDownload {
+  int64_t page_size = 0;
+  PageListsDownload loaded;
+  /// Where true mass was asked for.
+  struct TrueMass {
+    PageListsDownload best;
+    Download<float> mass;
+    int64_t max_pages = 0, heads_per_unit = 1;
+  };
+  std::optional<TrueMass> true_mass;
+
+  /// Waits.
+  PageSelection get() const {
+    PageSelection selection;
+    selection.page_size = page_size;
+    selection.loaded = loaded.get();
+    if (!true_mass) return selection;
+    selection.best = true_mass->best.get();
+    selection.mass = true_mass->mass.get();
+    selection.max_pages = true_mass->max_pages;
+    selection.heads_per_unit = true_mass->heads_per_unit;
+    return selection;
+  }
+};
+
 /// Sees what a step loaded in a sparse layer. Row i is the newest position of span i; all positions of the
 /// span were shown its pages. In the last layer those are the newest alone.
 using SelectionObserver =
-    std::function<void(int64_t layer, std::span<const WindowSpan> spans, const PageSelection& selection)>;
+    std::function<void(int64_t layer, std::span<const WindowSpan> spans, SelectionDownload selection)>;
 
 }  // namespace hindsight

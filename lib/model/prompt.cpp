@@ -82,7 +82,7 @@ Prompt prefill(const Model& model, Backend& backend, std::span<const int32_t> to
       prompt.k[layer].insert(prompt.k[layer].end(), k.begin(), k.end());
       prompt.v[layer].insert(prompt.v[layer].end(), v.begin(), v.end());
       compute.finish_layer(layer, {flat_rows(layers[layer].attend(first, rows)), {}}, x);
-      if (observer) observer->on_layer(layer, first, backend.to_host(x));
+      if (observer) observer->on_layer(layer, first, x);
     }
     if (first + n == prompt.n_tokens) {
       const auto logits = backend.make_tensor<float, 2>({1, config.vocabulary});

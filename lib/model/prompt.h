@@ -32,8 +32,8 @@ class PrefillObserver {
   virtual ~PrefillObserver() = default;
   /// What attention of the layer works on.
   virtual void on_projected(int64_t /*layer*/, int64_t /*first_position*/, const Projected& /*rows*/) {}
-  /// The residual stream [n, hidden] after the layer.
-  virtual void on_layer(int64_t /*layer*/, int64_t /*first_position*/, std::span<const float> /*rows*/) {}
+  /// The residual stream x [n, hidden] after the layer, on the backend; the next layer overwrites it.
+  virtual void on_layer(int64_t /*layer*/, int64_t /*first_position*/, const Tensor<float, 2>& /*x*/) {}
   /// A chunk begins; what it throws ends the prefill.
   virtual void on_chunk(int64_t /*first_position*/) {}
 };

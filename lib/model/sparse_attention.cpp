@@ -66,12 +66,10 @@ class SparseAttention final : public LayerAttention {
     return {flat_rows(outputs_.out), wanted.kept};
   }
 
-  std::optional<PageSelection> selection(const Block& newest, bool with_true_mass) override {
+  std::optional<SelectionDownload> selection(const Block& newest, bool with_true_mass) override {
     const Layer& layer = grown_.layer();
     const int64_t n = newest.size(), units = layer.units(policy_.unit);
-    PageSelection selection;
-    selection.page_size = selector_->page_size();
-    selection.loaded = on_host(first_rows(lists_, n));
+    SelectionDownload selection{selector_->page_size(), {backend_, first_rows(lists_, n)}, {}};
     if (!with_true_mass) return selection;
     const auto out = backend_.make_tensor<float, 3>({n, layer.n_q_heads, layer.head_dim});
     const auto lse = backend_.make_tensor<float, 2>({n, layer.n_q_heads});
@@ -79,10 +77,8 @@ class SparseAttention final : public LayerAttention {
     backend_.dense_with_mass(layer, grown_.cache(), newest, policy_.unit, out, lse, mass);
     const PageLists best = make_lists(n, capacity_);
     backend_.select_top_k(grown_.cache(), newest, mass, selector_->budgets(newest), Newest::competes, best);
-    selection.best = on_host(best);
-    selection.mass = backend_.to_host(mass);
-    selection.max_pages = grown_.cache().max_pages;
-    selection.heads_per_unit = layer.n_q_heads / units;
+    selection.true_mass = {
+        {backend_, best}, backend_.begin_to_host(mass), grown_.cache().max_pages, layer.n_q_heads / units};
     return selection;
   }
 
@@ -106,11 +102,6 @@ class SparseAttention final : public LayerAttention {
   }
   PageLists first_rows(const PageLists& lists, int64_t n) const {
     return {backend_.rows_of(lists.pages, 0, n), backend_.rows_of(lists.count, 0, n)};
-  }
-
-  HostPageLists on_host(const PageLists& lists) {
-    return {lists.pages.shape[1], lists.pages.shape[2], backend_.to_host(lists.pages),
-            backend_.to_host(lists.count)};
   }
 
   void set_queries(const LayerRows& rows, const Tensor<float, 3>& q) {

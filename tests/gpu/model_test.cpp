@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <optional>
+#include <tuple>
 
+#include "evaluation/hidden_errors.h"
+#include "support/compare_rows_case.h"
 #include "support/decoding_case.h"
 #include "support/eval_case.h"
 #include "support/gpu_test.h"
@@ -172,17 +176,26 @@ TEST_F(ModelOnCuda, AWholeBudgetIsDenseToPrecision) {
   }
 }
 
-/// An observer reads back, so that no step of its decoder is recorded.
+/// Another sequence takes a step between any two of a decoder's, so that none is like the one before and none
+/// is recorded.
 TEST_F(ModelOnCuda, RecordedStepsAreThoseThatAreNot) {
+  std::vector<Text> all = texts();
+  const auto other = static_cast<int64_t>(all.size());
+  all.push_back({random_tokens(5, 7), {}, 30});
+  const auto decode_unrecorded = [&](const Model& model, const DecodingMethod& method) {
+    const NextToken next{other, 1};
+    return decode_prepared(
+        model, *cuda_, method, all, [](Decoder&) {},
+        [&](Decoder& decoder) {
+          decoder.step({&next, 1});
+        });
+  };
   for (const Precision precision : {Precision::float32, Precision::storage}) {
     const Model model = on_cuda(RandomModel(cuda_shape("llama", DType::bfloat16)), precision);
     for (const DecodingMethod& method :
          {dense(), quest(0.3, {}, 1, 16), quest(0.3, window(4), 1, 16),
           quest(0.3, {{"retro.window", int64_t{4}}, {"retro.query", std::string("original")}}, 1, 16)})
-      EXPECT_LT(relative_l2(decode(model, *cuda_, method, texts()),
-                            decode(model, *cuda_, method, texts(),
-                                   [](int64_t, const WindowSpan&, int64_t, std::span<const float>) {})),
-                1e-6);
+      EXPECT_LT(relative_l2(decode(model, *cuda_, method, all), decode_unrecorded(model, method)), 1e-6);
   }
 }
 
@@ -198,7 +211,7 @@ TEST_F(ModelOnCuda, LookingAtSelectionsChangesNoBit) {
         EXPECT_EQ(decode_prepared(model, *cuda_, method, texts(),
                                   [&](Decoder& decoder) {
                                     decoder.observe_selections([&](int64_t, std::span<const WindowSpan>,
-                                                                   const PageSelection&) { ++seen; },
+                                                                   SelectionDownload) { ++seen; },
                                                                with_true_mass);
                                   }),
                   alone);
@@ -213,14 +226,14 @@ TEST_F(ModelOnCuda, HiddenRowsAreSeenAsOnTheCpu) {
   const Model cpu_model = on_cpu(random), cuda_model = on_cuda(random, Precision::float32);
   const auto rows_of = [&](const Model& model, Backend& backend) {
     std::map<std::pair<int64_t, int64_t>, std::vector<float>> rows;  // by layer and position
-    decode(model, backend, quest(0.3, window(3), 1, page_size), {texts()[0]},
-           [&](int64_t layer, const WindowSpan& span, int64_t n, std::span<const float> hidden) {
-             const size_t width = hidden.size() / static_cast<size_t>(n);
-             for (int64_t i = 0; i < n; ++i) {
-               const auto row = hidden.subspan(static_cast<size_t>(i) * width, width);
-               rows[{layer, span.position - (n - 1) + i}].assign(row.begin(), row.end());
-             }
-           });
+    decode_showing_rows(model, backend, quest(0.3, window(3), 1, page_size), {texts()[0]},
+                        [&](int64_t layer, const WindowSpan& span, std::span<const float> hidden) {
+                          const size_t width = hidden.size() / static_cast<size_t>(span.rows);
+                          for (int64_t i = 0; i < span.rows; ++i) {
+                            const auto row = hidden.subspan(static_cast<size_t>(i) * width, width);
+                            rows[{layer, span.first_position() + i}].assign(row.begin(), row.end());
+                          }
+                        });
     return rows;
   };
   const auto cuda_rows = rows_of(cuda_model, *cuda_), cpu_rows = rows_of(cpu_model, *cpu_);
@@ -230,6 +243,50 @@ TEST_F(ModelOnCuda, HiddenRowsAreSeenAsOnTheCpu) {
     ASSERT_EQ(other.size(), row.size());
     for (size_t i = 0; i < row.size(); ++i)
       ASSERT_NEAR(other[i], row[i], float_tolerance) << place.first << " " << place.second;
+  }
+}
+
+/// Of recorded steps too: errors against rows that differ from step to step, by the rows on the host.
+TEST_F(ModelOnCuda, HiddenErrorsAreThoseOfTheRows) {
+  const Model model = on_cuda(RandomModel(cuda_shape("llama", DType::bfloat16)), Precision::float32);
+  const int64_t width = model.config().hidden;
+  const std::vector<float> values = normal_values(64 * width, 9);
+  const auto reference = cuda_->make_tensor<float, 2>({64, width});
+  cuda_->from_host(reference, values);
+  using Place = std::tuple<int64_t, int64_t, int64_t>;  // sequence, layer, position
+  for (const DecodingMethod& method : {dense(), quest(0.3, {}, 1, 16), quest(0.3, window(4), 1, 16)}) {
+    std::vector<std::pair<Place, double>> expected, seen;
+    decode_showing_rows(
+        model, *cuda_, method, texts(),
+        [&](int64_t layer, const WindowSpan& span, std::span<const float> rows) {
+          if (layer < 1) return;
+          const auto size = static_cast<size_t>(width);
+          for (int64_t i = 0; i < span.rows; ++i) {
+            const int64_t position = span.first_position() + i;
+            const auto r = std::span(values).subspan(static_cast<size_t>(position) * size, size);
+            expected.push_back({{span.sequence, layer, position},
+                                relative_error(rows.subspan(static_cast<size_t>(i) * size, size), r)});
+          }
+        });
+    std::optional<HiddenErrors> errors;
+    decode_prepared(
+        model, *cuda_, method, texts(),
+        [&](Decoder& decoder) {
+          errors.emplace(*cuda_, decoder, 1, [&](int64_t, const WindowSpan& span) {
+            return cuda_->rows_of(reference, span.first_position(), span.rows);
+          });
+        },
+        [&](Decoder&) {
+          errors->last_step().show(
+              [&](int64_t sequence, int64_t layer, int64_t position, bool, double error) {
+                seen.push_back({{sequence, layer, position}, error});
+              });
+        });
+    ASSERT_EQ(seen.size(), expected.size());
+    for (size_t i = 0; i < seen.size(); ++i) {
+      EXPECT_EQ(seen[i].first, expected[i].first);
+      EXPECT_NEAR(seen[i].second, expected[i].second, 1e-6 * expected[i].second) << i;
+    }
   }
 }
 

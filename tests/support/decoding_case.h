@@ -31,6 +31,7 @@ inline DecodingMethod dense() { return {"dense", method_point("dense", {}).param
 /// One sequence: its prompt, and what is decoded after it.
 struct Text {
   std::vector<int32_t> prompt, rest;
+  int64_t room = 0;  ///< for tokens that somebody else decodes
 };
 inline std::vector<Text> texts() {
   return {{random_tokens(23, 1), random_tokens(24, 2)},
@@ -41,12 +42,14 @@ inline std::vector<Text> texts() {
 /// logits[sequence][step], the prompt's first.
 using Decoded = std::vector<std::vector<std::vector<float>>>;
 
-/// `prepare` gets the decoder before its first step.
-inline Decoded decode_prepared(const Model& model, Backend& backend, const DecodingMethod& method,
-                               const std::vector<Text>& all, const std::function<void(Decoder&)>& prepare) {
+/// `prepare` gets the decoder before its first step, `stepped` after each.
+inline Decoded decode_prepared(
+    const Model& model, Backend& backend, const DecodingMethod& method, const std::vector<Text>& all,
+    const std::function<void(Decoder&)>& prepare,
+    const std::function<void(Decoder&)>& stepped = [](Decoder&) {}) {
   std::vector<int64_t> capacities;
   for (const Text& text : all)
-    capacities.push_back(static_cast<int64_t>(text.prompt.size() + text.rest.size()));
+    capacities.push_back(static_cast<int64_t>(text.prompt.size() + text.rest.size()) + text.room);
   Decoder decoder(model, backend, method, capacities);
   prepare(decoder);
   Decoded decoded(all.size());
@@ -66,13 +69,48 @@ inline Decoded decode_prepared(const Model& model, Backend& backend, const Decod
       decoded[static_cast<size_t>(next[i].sequence)].emplace_back(
           logits.begin() + static_cast<int64_t>(i * vocabulary),
           logits.begin() + static_cast<int64_t>((i + 1) * vocabulary));
+    stepped(decoder);
   }
 }
 
 inline Decoded decode(const Model& model, Backend& backend, const DecodingMethod& method,
-                      const std::vector<Text>& all, const HiddenObserver& observer = {}) {
-  return decode_prepared(model, backend, method, all, [&](Decoder& decoder) {
-    if (observer) decoder.observe_hidden(observer);
+                      const std::vector<Text>& all) {
+  return decode_prepared(model, backend, method, all, [](Decoder&) {});
+}
+
+/// Hidden rows on the host: those [rows, hidden] of the positions of a span.
+using HostRowsObserver =
+    std::function<void(int64_t layer, const WindowSpan& span, std::span<const float> rows)>;
+
+/// Decodes; `see` gets the rows of all layers after each step.
+inline Decoded decode_showing_rows(const Model& model, Backend& backend, const DecodingMethod& method,
+                                   const std::vector<Text>& all, const HostRowsObserver& see) {
+  const ModelConfig& config = model.config();
+  const auto width = static_cast<size_t>(config.hidden);
+  struct LayerCopy {
+    Tensor<float, 2> rows;
+    std::vector<WindowSpan> spans;
+  };
+  std::vector<LayerCopy> copies(static_cast<size_t>(config.n_layers));
+  const auto prepare = [&](Decoder& decoder) {
+    for (LayerCopy& copy : copies)
+      copy.rows = backend.make_tensor<float, 2>({decoder.most_rows(), config.hidden});
+    decoder.observe_hidden([&](int64_t layer, std::span<const WindowSpan> spans, const Tensor<float, 2>& x) {
+      LayerCopy& copy = copies[static_cast<size_t>(layer)];
+      backend.copy_rows(x, {}, copy.rows, {}, x.shape[0]);
+      copy.spans.assign(spans.begin(), spans.end());
+    });
+  };
+  return decode_prepared(model, backend, method, all, prepare, [&](Decoder&) {
+    for (size_t layer = 0; layer < copies.size(); ++layer) {
+      const std::vector<float> rows = backend.to_host(copies[layer].rows);
+      size_t first = 0;
+      for (const WindowSpan& span : copies[layer].spans) {
+        const size_t size = static_cast<size_t>(span.rows) * width;
+        see(static_cast<int64_t>(layer), span, std::span(rows).subspan(first, size));
+        first += size;
+      }
+    }
   });
 }
 

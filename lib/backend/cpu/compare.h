@@ -35,4 +35,16 @@ void compare(View<Real, 3> out, View<Real, 2> lse, int64_t first_row, View<Real,
   }
 }
 
+/// Backend::compare_rows of one row of n elements.
+template <class Real>
+double relative_l2(const Real* x, const Real* reference, int64_t n) {
+  double difference = 0, norm = 0;
+  for (int64_t c = 0; c < n; ++c) {
+    const double r = reference[c], d = x[c] - r;
+    difference += d * d;
+    norm += r * r;
+  }
+  return norm > 0 ? std::sqrt(difference / norm) : std::numeric_limits<double>::quiet_NaN();
+}
+
 }  // namespace hindsight::cpu

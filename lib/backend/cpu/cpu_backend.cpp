@@ -189,6 +189,16 @@ class CpuBackend final : public Backend {
                   &target(to_rows.data() ? to_rows.data()[i] : i, 0));
   }
 
+  void compare_rows(Tensor<float, 2> x, std::span<const Tensor<float, 2>> references,
+                    Tensor<double, 1> errors) override {
+    require_comparable(x, references, errors);
+    const auto rows = reals<Real>(x);
+    int64_t row = 0;
+    for (const Tensor<float, 2>& reference : references)
+      for (int64_t i = 0; i < reference.shape[0]; ++i, ++row)
+        errors.data()[row] = relative_l2(&rows(row, 0), &reals<Real>(reference)(i, 0), x.shape[1]);
+  }
+
   void append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) override {
     auto& target = static_cast<CpuCache<Real>&>(cache);
     const auto& source = as_cpu<Real>(layer);

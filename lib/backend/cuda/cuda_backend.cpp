@@ -272,6 +272,26 @@ void CudaBackend::copy_rows(Tensor<float, 2> from, Tensor<int32_t, 1> from_rows,
                                   device_->stream()));
 }
 
+void CudaBackend::compare_rows(Tensor<float, 2> x, std::span<const Tensor<float, 2>> references,
+                               Tensor<double, 1> errors) {
+  const nvtx3::scoped_range range_name{"compare_rows"};
+  require_comparable(x, references, errors);
+  std::vector<const float*> rows;
+  for (const Tensor<float, 2>& reference : references)
+    for (int64_t i = 0; i < reference.shape[0]; ++i)
+      rows.push_back(reference.data() + i * reference.shape[1]);
+  const void* const on_device =
+      argument(rows.data(), static_cast<int64_t>(rows.size() * sizeof(const float*)));
+  device_->use();
+  if (device_->enqueues())
+    cuda_check(kernels::compare_rows({.x = x.data(),
+                                      .references = static_cast<const float* const*>(on_device),
+                                      .n = x.shape[0],
+                                      .width = x.shape[1],
+                                      .errors = errors.data()},
+                                     device_->stream()));
+}
+
 ModelPrimitives* CudaBackend::model_primitives() {
   if (!model_primitives_) model_primitives_ = std::make_unique<CudaModelPrimitives>(device_);
   return model_primitives_.get();

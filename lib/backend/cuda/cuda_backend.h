@@ -45,6 +45,8 @@ class CudaBackend final : public Backend {
              Tensor<float, 3> v, Summaries summaries) override;
   void copy_rows(Tensor<float, 2> from, Tensor<int32_t, 1> from_rows, Tensor<float, 2> to,
                  Tensor<int32_t, 1> to_rows, int64_t n) override;
+  void compare_rows(Tensor<float, 2> x, std::span<const Tensor<float, 2>> references,
+                    Tensor<double, 1> errors) override;
   ModelPrimitives* model_primitives() override;
 
   void append(KvCache& cache, const Layer& layer, std::span<const TokenRange> ranges) override;

@@ -50,6 +50,29 @@ TEST(EvalData, TokenIds) {
   EXPECT_EQ(sequences[0].tokens, (std::vector<int32_t>{5, 63, 0, 7}));
 }
 
+TEST(EvalData, SequencesAreSpreadEvenlyOverTheFile) {
+  EvalCase files;
+  std::string lines, text;
+  for (char name = 'a'; name <= 'g'; ++name) {
+    lines += "{\"prompt\": \"" + std::string(1, name) + "\", \"answer\": \"x\"}\n";
+    text += std::string(3, name);
+  }
+  files.write("d.jsonl", lines);
+  files.write("t.txt", text);
+  const auto names_of = [](const std::vector<EvalSequence>& sequences) {
+    std::string names;
+    for (const EvalSequence& sequence : sequences) names += static_cast<char>(sequence.tokens[1]);
+    return names;
+  };
+  const std::string cut = "mode: teacher_forced\ndata: t.txt\ntokens: 4\nprompt_tokens: 2\nsequences: ";
+  const std::vector<std::pair<std::string, std::string>> expected{
+      {"1", "a"}, {"2", "ad"}, {"3", "ace"}, {"6", "abcdef"}, {"7", "abcdefg"}, {"9", "abcdefg"}};
+  for (const auto& [n, names] : expected) {
+    EXPECT_EQ(names_of(read(files, generate + "sequences: " + n + "\n")), names) << n;
+    EXPECT_EQ(names_of(read(files, cut + n + "\n")), names) << n;
+  }
+}
+
 TEST(EvalData, BytesAreCutIntoWindowsOfDocuments) {
   EvalCase files;
   files.write("t.txt", std::string("abcdefg\0hi\0jklm", 15));

@@ -223,11 +223,11 @@ TEST_F(OneModel, HiddenRowsOfEveryLayerAreSeenFirstAndRevised) {
   // [layer][position] -> how often, for sequence 0.
   std::map<int64_t, std::map<int64_t, int64_t>> seen;
   const std::vector<Text> one{texts()[0]};
-  decode(model_, *backend_, quest(0.3, {{"retro.window", int64_t{4}}}), one,
-         [&](int64_t layer, const WindowSpan& span, int64_t n, std::span<const float> rows) {
-           EXPECT_EQ(static_cast<int64_t>(rows.size()), n * 32);
-           for (int64_t past = 0; past < n; ++past) ++seen[layer][span.position - past];
-         });
+  decode_showing_rows(model_, *backend_, quest(0.3, {{"retro.window", int64_t{4}}}), one,
+                      [&](int64_t layer, const WindowSpan& span, std::span<const float> rows) {
+                        EXPECT_EQ(static_cast<int64_t>(rows.size()), span.rows * 32);
+                        for (int64_t past = 0; past < span.rows; ++past) ++seen[layer][span.position - past];
+                      });
   ASSERT_EQ(seen.size(), 4u);
   for (const int64_t layer : {0, 3}) EXPECT_EQ(seen[layer][23 + 10], 1) << layer;  // dense; last
   for (const int64_t layer : {1, 2}) {
@@ -248,7 +248,8 @@ TEST_F(OneModel, EvictorsNeverLoadAgainWhatTheyDropped) {
     int64_t dropped = 0;
     decode_prepared(model_, *backend_, method, texts(), [&](Decoder& decoder) {
       decoder.observe_selections(
-          [&](int64_t layer, std::span<const WindowSpan> spans, const PageSelection& selection) {
+          [&](int64_t layer, std::span<const WindowSpan> spans, SelectionDownload on_its_way) {
+            const PageSelection selection = on_its_way.get();
             for (size_t i = 0; i < spans.size(); ++i) {
               const auto loaded = selection.loaded.of(static_cast<int64_t>(i), 0);
               const std::set<int32_t> now(loaded.begin(), loaded.end());
