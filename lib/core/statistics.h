@@ -1,7 +1,8 @@
 #pragma once
 // Statistics of measured values. NaN means undefined, and is left out.
 
-#include <span>
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace hindsight {
@@ -13,7 +14,20 @@ double weighted_mean(const std::vector<double>& values, const std::vector<double
 /// The smallest value that at least `share` of the values that are not NaN do not exceed; NaN if there is
 /// none.
 double percentile(std::vector<double> values, double share);
-/// The same of several shares, ascending.
-std::vector<double> percentiles(std::vector<double> values, std::span<const double> shares);
+
+/// Percentiles of many values, counted by their leading bits as they come: in the end only those that share
+/// the leading bits of a percentile are looked at more closely.
+class PercentileCounts {
+ public:
+  void add(double value);
+  /// As percentile(). `values`: all that were added, in any order.
+  double find(const std::vector<double>& values, double share) const;
+
+ private:
+  static constexpr int leading_bits = 16;  ///< sign, exponent and a little more
+  static size_t bin_of(double value);
+  std::vector<int64_t> in_bin_ = std::vector<int64_t>(size_t{1} << leading_bits);
+  int64_t count_ = 0;
+};
 
 }  // namespace hindsight

@@ -55,9 +55,7 @@ int64_t measured_values(const ReplayShape& shape) {
 }
 
 int64_t measured_bytes(const ReplayShape& shape) {
-  // Doubles; a sixth of them again while percentiles are found.
-  const int64_t values = measured_values(shape);
-  return values * 8 + values / 6 * 8;
+  return measured_values(shape) * static_cast<int64_t>(sizeof(double));
 }
 
 std::vector<ReplayPass> passes_of(const ReplaySpec& spec,

@@ -95,8 +95,14 @@ TEST_P(GpuSelection, TopKIsExact) {
 }
 
 TEST_P(GpuSelection, LoadsAreNotedInOrder) {
-  const BatchShape shape = random_batch_shape(static_cast<uint64_t>(GetParam()) + 5000, 900);
-  const auto steps = steps_of(shape, Layout::runs, 50, 4);
+  // Every fifth case has more steps and pages than are noted at once.
+  const bool is_long = GetParam() % 5 == 0;
+  BatchShape shape = random_batch_shape(static_cast<uint64_t>(GetParam()) + 5000, 900);
+  if (is_long) {
+    shape.n_tokens = {700 * shape.page_size, 900};
+    shape.prompt_tokens = {shape.n_tokens[0] - 700, 300};
+  }
+  const auto steps = steps_of(shape, Layout::runs, is_long ? 650 : 50, 4);
   const int64_t units = 3, sequences = static_cast<int64_t>(shape.n_tokens.size());
   const HostLists host = random_lists(steps, units, shape.page_size, 0.4, shape.seed);
   const int64_t pages = host.capacity;

@@ -27,6 +27,7 @@ using MutableRows = Eigen::Map<Matrix<Real>>;
 template <class Real>
 class ReusedMatrix {
  public:
+  Real* data() { return memory_.data(); }
   /// Row-major, uninitialised; valid until the next call.
   MutableRows<Real> sized(int64_t rows, int64_t cols) {
     if (memory_.size() < rows * cols) memory_.resize(rows * cols);

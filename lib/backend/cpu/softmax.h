@@ -6,15 +6,20 @@
 
 namespace hindsight::cpu {
 
-/// Turns `n` values x into exp(x - shift); what is below the smallest normal number is exactly 0, exp(-inf)
-/// with it. Eigen's vectors end above 0, at about 3e-39 in float, and a row's tail does not: pages far below
-/// the others would rank by their place in the row, and otherwise than on other backends.
+/// Below the smallest normal number there is exactly 0, for exp(-inf) too. Eigen's vectors end above 0, at
+/// about 3e-39 in float, and a row's tail does not: pages far below the others would rank by their place in
+/// the row, and otherwise than on other backends.
 template <class Real>
-void exponentials_in_place(Real* values, int64_t n, Real shift) {
+Real normal_or_zero(Real term) {
+  return term < std::numeric_limits<Real>::min() ? Real(0) : term;
+}
+
+/// Turns `n` values x into exp(x - shift), each with the same shift or with its own.
+template <class Real, class Shift>
+void exponentials_in_place(Real* values, int64_t n, const Shift& shift) {
   Eigen::Map<Eigen::Array<Real, Eigen::Dynamic, 1>> row(values, n);
   row = (row - shift).exp();
-  for (int64_t i = 0; i < n; ++i)
-    values[i] = values[i] < std::numeric_limits<Real>::min() ? Real(0) : values[i];
+  for (int64_t i = 0; i < n; ++i) values[i] = normal_or_zero(values[i]);
 }
 
 /// Turns a row of `n` logits into softmax weights; returns the LSE. Masked tokens carry -inf. All masked:

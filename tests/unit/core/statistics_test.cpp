@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 
 namespace hindsight::test {
 namespace {
@@ -29,6 +30,18 @@ TEST(Statistics, APercentileIsTheSmallestValueThatTheShareDoesNotExceed) {
   EXPECT_EQ(percentile({5, 4, 3, 2, 1}, 0.5), 3);
   EXPECT_EQ(percentile({5, 4, 3, 2, 1}, 0.95), 5);
   EXPECT_EQ(percentile({7}, 0), 7);
+}
+
+TEST(Statistics, PercentilesOfCountedValuesAreThoseOfSortedOnes) {
+  std::mt19937 random(20250811);
+  std::normal_distribution<double> normal;
+  std::vector<double> values{nan, 0, -std::numeric_limits<double>::infinity(), 1, 1, 1, nan, 1e300, -1e-300};
+  for (int i = 0; i < 1000; ++i) values.push_back(normal(random));
+  PercentileCounts counts;
+  for (const double value : values) counts.add(value);
+  for (const double share : {0.0, 0.001, 0.05, 0.5, 0.95, 1.0})
+    EXPECT_EQ(counts.find(values, share), percentile(values, share)) << share;
+  EXPECT_TRUE(std::isnan(PercentileCounts{}.find({nan, nan}, 0.5)));
 }
 
 }  // namespace
