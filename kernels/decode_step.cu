@@ -61,7 +61,6 @@ constexpr int kFirstWarps = 8, kMostPastWarps = kStepWarps - kFirstWarps;
 /// past queries, which have seen most pages.
 template <int R, int First>
 struct RowGroups {
-  static constexpr int first_tiles = First / 8;
   static constexpr int past_tiles = R - First > 8 ? 2 : 1;  ///< of eight rows, of a group of past rows
   static constexpr int past_rows = 8 * past_tiles, past = ceil_div(R - First, past_rows);
   /// Chunks that a warp of the first rows has under way, in a buffer each. Other warps have one.
@@ -136,7 +135,7 @@ class StepBlock {
 
   __device__ void run() {
     const bool chooses = 0 < taken_ && taken_ < candidates_;
-    prepare_barriers(chooses);
+    prepare_barriers();
     cluster_arrive();  // 1
     // Until the grid before has ended: what that grid cannot have written, and the L2 cache, which shows what
     // is written later.
@@ -151,6 +150,7 @@ class StepBlock {
     if (chooses) begin_scoring(scoring);
     store_queries(queries);
     __syncthreads();
+    expect(chooses);
     cluster_wait();  // 1
     if (appends()) append();
     if (chooses) {
@@ -175,8 +175,8 @@ class StepBlock {
  private:
   static constexpr int row_vectors = D / kVec<T>;
 
-  /// Barriers before bytes may come: all scores, and the results of the rows that the block owns.
-  __device__ void prepare_barriers(bool chooses) const {
+  /// Barriers of what is copied and given to this block: as soon as they exist, bytes may come.
+  __device__ void prepare_barriers() const {
     const int lane = threadIdx.x % 32;
     if (lane < 2) init_barrier(shared_.summaries_came[threadIdx.x / 32][lane], 1);
     if (threadIdx.x == 0) {
@@ -184,13 +184,15 @@ class StepBlock {
       init_barrier(shared_.results_came, 1);
     }
     show_barriers();
-    if (threadIdx.x == 0) {
-      const int own_rows = layout_.cluster.divide(rows_ - rank_ + cluster_ - 1);
-      arrive_expecting(shared_.scores_came, chooses ? candidates_ * static_cast<int>(sizeof(float)) : 0);
-      arrive_expecting(shared_.results_came,
-                       own_rows * cluster_ * static_cast<int>(sizeof(float2) + D * sizeof(float)));
-    }
     __syncwarp();
+  }
+  /// All scores, and the results of the rows that the block owns.
+  __device__ void expect(bool chooses) const {
+    if (threadIdx.x != 0) return;
+    const int own_rows = layout_.cluster.divide(rows_ - rank_ + cluster_ - 1);
+    arrive_expecting(shared_.scores_came, chooses ? candidates_ * static_cast<int>(sizeof(float)) : 0);
+    arrive_expecting(shared_.results_came,
+                     own_rows * cluster_ * static_cast<int>(sizeof(float2) + D * sizeof(float)));
   }
   __device__ int slot_of(int row) const { return layout_.group.divide(row); }
   __device__ void find_queries() {
@@ -467,7 +469,7 @@ class StepBlock {
       WarpBuffer<T, D>* buffers[Groups::ahead];
 #pragma unroll
       for (int x = 0; x < Groups::ahead; ++x) buffers[x] = work_.buffer + warp + x * kFirstWarps;
-      attend_rows<Groups::first_tiles>(0, n_listed, warp, kFirstWarps, buffers);
+      attend_rows<First / 8>(0, n_listed, warp, kFirstWarps, buffers);
     } else if constexpr (Groups::past > 0) {
       if (!attends) return;
       const int group = past_warp % Groups::past;
