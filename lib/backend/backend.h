@@ -358,7 +358,7 @@ class Backend {
   virtual void copy_rows(Tensor<float, 2> from, Tensor<int32_t, 1> from_rows, Tensor<float, 2> to,
                          Tensor<int32_t, 1> to_rows, int64_t n) = 0;
   /// errors[i] = ||x[i] - r|| / ||r||, r being row i of the references, one after another; NaN where r is 0.
-  /// As many rows as x has, and as wide. Sums in double.
+  /// As many rows as x has, and as wide. Sums in double. A recording takes other references at every rerun.
   virtual void compare_rows(Tensor<float, 2> x, std::span<const Tensor<float, 2>> references,
                             Tensor<double, 1> errors) = 0;
   /// What a model's layers do around attention, on tensors of this backend; null where there is nothing of

@@ -19,12 +19,14 @@ double percentile(std::vector<double> values, double share);
 /// the leading bits of a percentile are looked at more closely.
 class PercentileCounts {
  public:
+  static constexpr int leading_bits = 16;  ///< sign, exponent and a little more
+  static constexpr int64_t bytes = (int64_t{1} << leading_bits) * 8;
+
   void add(double value);
   /// As percentile(). `values`: all that were added, in any order.
   double find(const std::vector<double>& values, double share) const;
 
  private:
-  static constexpr int leading_bits = 16;  ///< sign, exponent and a little more
   static size_t bin_of(double value);
   std::vector<int64_t> in_bin_ = std::vector<int64_t>(size_t{1} << leading_bits);
   int64_t count_ = 0;

@@ -67,13 +67,13 @@ class MemoryEstimate {
     const HeldBytes limit = kept_values_limit(available, computing);
     SweepEstimate total;
     for (const EvalPoint& point : spec_.points) take_point(point, !kept.fits_into(limit), total);
-    const int64_t all_kept = std::min(kept.host, limit.host);
+    // What is kept, and the groups whose values are made again: together never more than all there are.
+    const int64_t held_on_host = std::min(kept.host, limit.host + made_again_.host) + measured_;
     if (on_device_) {
-      total.device_bytes = weights_ + computing + std::min(kept.device, limit.device) + made_again_on_device_;
-      total.host_bytes = std::max(all_kept + measured_, largest_weight_bytes(config_));
+      total.device_bytes = weights_ + computing + std::min(kept.device, limit.device + made_again_.device);
+      total.host_bytes = std::max(held_on_host, largest_weight_bytes(config_));
     } else {
-      total.host_bytes =
-          std::max(weights_ + computing + all_kept + measured_, weights_ + largest_weight_bytes(config_));
+      total.host_bytes = weights_ + std::max(computing + held_on_host, largest_weight_bytes(config_));
     }
     return total;
   }
@@ -90,13 +90,13 @@ class MemoryEstimate {
       on_host.push_back(are_made_again ? kept.host : 0);
       on_device.push_back(are_made_again ? kept.device : 0);
     }
-    made_again_on_device_ = std::max(made_again_on_device_, largest_at_once(on_device, backend_));
+    made_again_.host = std::max(made_again_.host, largest_at_once(on_host, backend_));
+    made_again_.device = std::max(made_again_.device, largest_at_once(on_device, backend_));
     int64_t numbers = 0;
     for (const EvalSequence& sequence : data.sequences)
       numbers += steps_of(plan_, sequence) * numbers_per_step(plan_, layers);
     const int64_t series = series_bytes(plan_, data, layers);
-    measured_ =
-        std::max(measured_, largest_at_once(on_host, backend_) + numbers * number + series * number / real);
+    measured_ = std::max(measured_, numbers * number + series * number / real);
     total.output_bytes += series + empty_point_bytes;
   }
 
@@ -106,8 +106,8 @@ class MemoryEstimate {
   const Backend& backend_;
   bool on_device_;
   int64_t element_, weights_;
-  int64_t measured_ = 0;              // on the host: what a point gives, and references that are not kept
-  int64_t made_again_on_device_ = 0;  // of those, hidden rows
+  int64_t measured_ = 0;  // what a point gives
+  HeldBytes made_again_;  // of groups decoded at once: prompts and references that are not kept
 };
 
 double seconds_of(const std::function<void()>& work) {

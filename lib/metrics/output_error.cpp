@@ -44,21 +44,18 @@ class OutputError final : public Metric {
 
   void finish(Measurements& measurements) override {
     // At the end of a pass nobody has anything else to do, and these take longer than all other metrics.
-    const auto begin = [](auto find) { return std::async(std::launch::async, find); };
-    const auto mean_of = [&](const StepLayerSeries& series) {
-      return begin([&series] { return mean(series.values()); });
-    };
-    const auto percentile_of_final = [&](double share) {
-      return begin([this, share] { return final_counts_.find(final_.values(), share); });
-    };
-    std::vector<std::pair<const char*, std::future<double>>> columns;
-    columns.emplace_back("rel_l2_first_mean", mean_of(first_));
-    columns.emplace_back("rel_l2_final_mean", mean_of(final_));
-    columns.emplace_back("rel_l2_final_p50", percentile_of_final(0.50));
-    columns.emplace_back("rel_l2_final_p95", percentile_of_final(0.95));
-    columns.emplace_back("cosine_final_mean", mean_of(cosine_));
-    columns.emplace_back("cumulative_error_mean", mean_of(cumulative_));
-    for (auto& [name, value] : columns) measurements.summary.emplace_back(name, value.get());
+    auto percentiles = std::async(std::launch::async, [this] {
+      return std::pair{final_counts_.find(final_.values(), 0.50), final_counts_.find(final_.values(), 0.95)};
+    });
+    const double first = mean(first_.values()), final = mean(final_.values()),
+                 cosine = mean(cosine_.values()), cumulative = mean(cumulative_.values());
+    const auto [p50, p95] = percentiles.get();
+    measurements.summary.insert(measurements.summary.end(), {{"rel_l2_first_mean", first},
+                                                             {"rel_l2_final_mean", final},
+                                                             {"rel_l2_final_p50", p50},
+                                                             {"rel_l2_final_p95", p95},
+                                                             {"cosine_final_mean", cosine},
+                                                             {"cumulative_error_mean", cumulative}});
     for (StepLayerSeries* series : {&first_, &final_, &cosine_, &cumulative_})
       measurements.series.push_back(series->take());
   }

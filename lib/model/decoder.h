@@ -22,8 +22,8 @@ struct NextToken {
 /// Sees the residual stream after a layer, x [rows, hidden]: the positions of one span after another. The
 /// newest row of a span is that position's first; a past one replaces what it was. In the last layer past
 /// positions are not computed: what is there first is final. Called while the step's work is handed over,
-/// which may be recorded: it asks for the same primitives at every step, on tensors that stay, and reads
-/// nothing back (Backend::record).
+/// which may be recorded: it asks for the same primitives at every step, on tensors that stay but for what
+/// a primitive takes anew (Backend::compare_rows), and reads nothing back (Backend::record).
 using HiddenObserver =
     std::function<void(int64_t layer, std::span<const WindowSpan> spans, const Tensor<float, 2>& x)>;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "core/statistics.h"
 #include "methods/catalog.h"
 
 namespace hindsight {
@@ -55,7 +56,9 @@ int64_t measured_values(const ReplayShape& shape) {
 }
 
 int64_t measured_bytes(const ReplayShape& shape) {
-  return measured_values(shape) * static_cast<int64_t>(sizeof(double));
+  // Doubles; a sixth of them again at most while percentiles are found, and what they are counted by.
+  const int64_t values = measured_values(shape);
+  return (values + values / 6) * static_cast<int64_t>(sizeof(double)) + PercentileCounts::bytes;
 }
 
 std::vector<ReplayPass> passes_of(const ReplaySpec& spec,

@@ -17,9 +17,10 @@ void multiply_by_widest(const ColumnProduct<Real>& product) {
 
 }  // namespace
 
-// Asked here: what is compiled for AVX-512 must not run before the answer is known.
+// Asked here: what is compiled for AVX-512 must not run before the answer is known. It fuses sums of
+// products; where this file does not, results would depend on the processor.
 bool has_vectors_of_512_bits() {
-#ifdef HINDSIGHT_HAS_512_BITS
+#if defined(HINDSIGHT_HAS_512_BITS) && defined(__FMA__)
   return __builtin_cpu_supports("avx512f") != 0;
 #else
   return false;

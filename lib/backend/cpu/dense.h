@@ -3,6 +3,7 @@
 // the logits of a tile lie token by token, with the tile's rows side by side.
 
 #include "backend/cpu/column_product.h"
+#include "backend/cpu/dense_rows.h"
 #include "backend/cpu/row_tiles.h"
 #include "backend/cpu/softmax.h"
 
@@ -131,19 +132,26 @@ class DenseTile {
   Lanes lse_;
 };
 
-/// Calls f(DenseTile, tile, KV head) for all tiles of the block, with the tile's logits. Tiles of a head
-/// follow one another: they read the same keys.
+/// Calls f(DenseTile or DenseRows, tile, KV head) for all tiles of the block, with the tile's logits. Tiles
+/// of a head follow one another: they read the same keys.
 template <class Real, class F>
 void for_dense_tiles(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block& block, F&& f) {
   const std::vector<RowTile> tiles = dense_tiles(block, layer.group());
 #pragma omp parallel if (worth_threads(dense_work(layer, block)))
   {
-    DenseTile<Real> memory;
+    DenseTile<Real> vectors;
+    DenseRows<Real> rows;
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t kv_head = 0; kv_head < layer.n_kv_heads; ++kv_head) {
       for (size_t t = 0; t < tiles.size(); ++t) {
-        memory.find_logits(layer, cache, block, tiles[t], kv_head);
-        f(memory, tiles[t], kv_head);
+        const auto take = [&](auto& memory) {
+          memory.find_logits(layer, cache, block, tiles[t], kv_head);
+          f(memory, tiles[t], kv_head);
+        };
+        if ((tiles[t].end - tiles[t].begin) * layer.group() < kRowLanes<Real>)
+          take(rows);
+        else
+          take(vectors);
       }
     }
   }
@@ -154,7 +162,7 @@ template <class Real>
 void dense(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block& block, View<Real, 3> out,
            View<Real, 2> lse, Unit unit = Unit::per_kv_head, View<Real, 3> mass = {}) {
   if (mass.data != nullptr) std::fill_n(mass.data, mass.size(), minus_infinity<Real>());
-  for_dense_tiles(layer, cache, block, [&](DenseTile<Real>& memory, RowTile tile, int64_t kv_head) {
+  for_dense_tiles(layer, cache, block, [&](auto& memory, RowTile tile, int64_t kv_head) {
     memory.find_weights();
     for (int64_t r = 0; r < (tile.end - tile.begin) * layer.group(); ++r)
       lse(tile.begin + r / layer.group(), kv_head * layer.group() + r % layer.group()) = memory.lse()[r];
@@ -168,7 +176,7 @@ template <class Real>
 void page_mass(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Block& block, Unit unit,
                View<Real, 2> lse, View<Real, 3> mass) {
   std::fill_n(mass.data, mass.size(), minus_infinity<Real>());
-  for_dense_tiles(layer, cache, block, [&](DenseTile<Real>& memory, RowTile tile, int64_t kv_head) {
+  for_dense_tiles(layer, cache, block, [&](auto& memory, RowTile tile, int64_t kv_head) {
     memory.find_terms(tile, kv_head, lse);
     memory.add_masses(layer, block, tile, kv_head, unit, cache.page_size, mass);
   });

@@ -23,16 +23,28 @@ void expect_products(int64_t rows, int64_t count, int64_t depth, bool by_columns
     return values;
   };
   const std::vector<Real> a = filled(depth * rows), b = filled(count * depth), before = filled(count * rows);
-  std::vector<Real> widest = before, narrow = before;
+  std::vector<Real> widest = before, narrow = before, wide = before;
   ColumnProduct<Real> product{
       a.data(), b.data(), by_columns ? 1 : depth, by_columns ? count : 1, widest.data(), rows, count,
       depth,    adds};
   multiply(product);
   product.c = narrow.data();
   multiply_with<32>(product);
-#if defined(__FMA__)
   EXPECT_EQ(widest, narrow);
-#endif
+  // Two narrow vectors for a wide one where there are none: other ways through the rows and columns.
+  product.c = wide.data();
+  multiply_with<64>(product);
+  EXPECT_EQ(wide, narrow);
+  // A column is the same alone.
+  std::vector<Real> alone = before;
+  for (int64_t j = 0; j < count; ++j) {
+    ColumnProduct<Real> column = product;
+    column.b += j * product.b_row;
+    column.c = alone.data() + j * rows;
+    column.count = 1;
+    multiply(column);
+  }
+  EXPECT_EQ(alone, narrow);
   for (int64_t j = 0; j < count; ++j) {
     for (int64_t m = 0; m < rows; ++m) {
       double sum = adds ? before[j * rows + m] : 0;
