@@ -67,13 +67,13 @@ class MemoryEstimate {
     const HeldBytes limit = kept_values_limit(available, computing);
     SweepEstimate total;
     for (const EvalPoint& point : spec_.points) take_point(point, !kept.fits_into(limit), total);
-    // What is kept, and the groups whose values are made again: together never more than all there are.
-    const int64_t held_on_host = std::min(kept.host, limit.host + made_again_.host) + measured_;
+    const HeldBytes held = most_held(kept, limit, made_again_);
     if (on_device_) {
-      total.device_bytes = weights_ + computing + std::min(kept.device, limit.device + made_again_.device);
-      total.host_bytes = std::max(held_on_host, largest_weight_bytes(config_));
+      total.device_bytes = weights_ + computing + held.device;
+      total.host_bytes = std::max(held.host + measured_, largest_weight_bytes(config_));
     } else {
-      total.host_bytes = weights_ + std::max(computing + held_on_host, largest_weight_bytes(config_));
+      total.host_bytes =
+          weights_ + std::max(computing + held.host + measured_, largest_weight_bytes(config_));
     }
     return total;
   }

@@ -1,6 +1,7 @@
 #pragma once
 // Values that every point of a sweep needs: made once, kept while memory allows, else made again.
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -21,6 +22,12 @@ struct HeldBytes {
   }
   bool fits_into(const HeldBytes& limit) const { return host <= limit.host && device <= limit.device; }
 };
+
+/// Most that values take at once: what is kept of `all`, and beside it those that are in use and made again.
+inline HeldBytes most_held(const HeldBytes& all, const HeldBytes& limit, const HeldBytes& made_again) {
+  return {std::min(all.host, limit.host + made_again.host),
+          std::min(all.device, limit.device + made_again.device)};
+}
 
 inline HeldBytes held_by(const Prompt& prompt) { return {prompt.bytes(), 0}; }
 

@@ -38,5 +38,15 @@ TEST(KeptValues, LeaveADeviceWhatComputingTakes) {
   EXPECT_EQ(kept_values_limit({100, 80}, 90).device, 0);
 }
 
+TEST(KeptValues, TakeNoMoreThanAllThereAre) {
+  const auto device = [](int64_t all, int64_t limit, int64_t made_again) {
+    return most_held({0, all}, {0, limit}, {0, made_again}).device;
+  };
+  EXPECT_EQ(device(70, 64, 70), 70);  // one group, which does not fit into what may be kept
+  EXPECT_EQ(device(200, 64, 50), 114);
+  EXPECT_EQ(device(40, 64, 0), 40);  // all are kept
+  EXPECT_EQ(most_held({90, 0}, {30, 0}, {20, 0}).host, 50);
+}
+
 }  // namespace
 }  // namespace hindsight::test
