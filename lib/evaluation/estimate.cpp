@@ -25,8 +25,6 @@ constexpr int64_t real = sizeof(float), number = sizeof(double);
 /// A point's group in a result file before there is a number in it: attributes, dimension scales, headers.
 constexpr int64_t empty_point_bytes = 40 << 10;
 
-DecodingMethod method_of(const EvalPoint& point) { return {point.method.selector, point.method.parameters}; }
-
 /// Numbers that a point has of a sequence and step, while it is measured; those of all sparse layers among
 /// them.
 int64_t numbers_per_step(const EvalPlan& plan, int64_t sparse_layers) {
@@ -82,13 +80,15 @@ class MemoryEstimate {
   void take_point(const EvalPoint& point, bool are_made_again, SweepEstimate& total) {
     const EvalData& data = spec_.data[point.data];
     const int64_t layers = config_.n_layers - first_sparse_layer_of(config_, method_of(point));
-    std::vector<int64_t> on_host, on_device;
+    std::vector<int64_t> on_host, on_device, selections;
     for (const Group& group : groups_of(data, plan_.batch, groups_at_once(backend_))) {
       HeldBytes kept;
       for (const EvalSequence& sequence : group.of(data))
         kept += kept_bytes(plan_, config_, sequence, backend_);
       on_host.push_back(are_made_again ? kept.host : 0);
       on_device.push_back(are_made_again ? kept.device : 0);
+      // Of two steps in landings of a device, and those of one as they are looked at.
+      selections.push_back((on_device_ ? 3 : 1) * selection_bytes(plan_, point, config_, group.of(data)));
     }
     made_again_.host = std::max(made_again_.host, largest_at_once(on_host, backend_));
     made_again_.device = std::max(made_again_.device, largest_at_once(on_device, backend_));
@@ -96,7 +96,8 @@ class MemoryEstimate {
     for (const EvalSequence& sequence : data.sequences)
       numbers += steps_of(plan_, sequence) * numbers_per_step(plan_, layers);
     const int64_t series = series_bytes(plan_, data, layers);
-    measured_ = std::max(measured_, numbers * number + series * number / real);
+    measured_ = std::max(measured_,
+                         numbers * number + series * number / real + largest_at_once(selections, backend_));
     total.output_bytes += series + empty_point_bytes;
   }
 
@@ -106,7 +107,7 @@ class MemoryEstimate {
   const Backend& backend_;
   bool on_device_;
   int64_t element_, weights_;
-  int64_t measured_ = 0;  // what a point gives
+  int64_t measured_ = 0;  // what a point gives, and on the host the selections that it looks at
   HeldBytes made_again_;  // of groups decoded at once: prompts and references that are not kept
 };
 

@@ -26,11 +26,20 @@ int64_t computing_bytes(const EvalPlan& plan, const EvalPoint& point, const Mode
     prefill =
         std::max(prefill, prefill_bytes(config, tokens, element) + (is_device(backend) ? 0 : beyond_prompt));
   }
-  const DecodingMethod method{point.method.selector, point.method.parameters};
-  return std::max(prefill, decoder_bytes(config, method, capacities, element) + start);
+  const int64_t decoder = decoder_bytes(config, method_of(point), capacities, element);
+  return std::max(prefill, decoder + 2 * selection_bytes(plan, point, config, together) + start);
 }
 
 }  // namespace
+
+DecodingMethod method_of(const EvalPoint& point) { return {point.method.selector, point.method.parameters}; }
+
+int64_t selection_bytes(const EvalPlan& plan, const EvalPoint& point, const ModelConfig& config,
+                        std::span<const EvalSequence> together) {
+  std::vector<int64_t> capacities;
+  for (const EvalSequence& sequence : together) capacities.push_back(sequence.total_tokens());
+  return selection_bytes(config, method_of(point), capacities, plan.measure_recall);
+}
 
 int64_t prefilled_tokens(const EvalPlan& plan, const EvalSequence& sequence) {
   return plan.mode == EvalMode::generate ? sequence.prompt_tokens

@@ -6,9 +6,11 @@
 
 #include "evaluation/evaluation.h"
 #include "evaluation/kept_values.h"
+#include "model/layer_attention.h"
 
 namespace hindsight {
 
+DecodingMethod method_of(const EvalPoint& point);
 /// Tokens that the model takes at once before a sequence is decoded: its prompt, or all that a dense
 /// reference sees.
 int64_t prefilled_tokens(const EvalPlan& plan, const EvalSequence& sequence);
@@ -23,6 +25,9 @@ HeldBytes kept_bytes(const EvalPlan& plan, const EvalSpec& spec, const ModelConf
 /// `element`: bytes of a key's number in a cache.
 int64_t computing_bytes(const EvalPlan& plan, const EvalSpec& spec, const ModelConfig& config,
                         int64_t element, const Backend& backend);
+/// Selections of a step of sequences that are decoded together; two steps are under way at a time.
+int64_t selection_bytes(const EvalPlan& plan, const EvalPoint& point, const ModelConfig& config,
+                        std::span<const EvalSequence> together);
 /// The largest sum of as many groups as are decoded at once.
 int64_t largest_at_once(std::vector<int64_t> bytes, const Backend& backend);
 

@@ -27,17 +27,27 @@ int64_t cache_bytes(const ModelConfig& config, std::span<const int64_t> capaciti
   return rows * config.kv_size() * element;
 }
 
+/// Numbers of a layer's tensors by page of every sequence and unit.
+struct PageTensors {
+  int64_t units, pages, lists;  ///< [batch, U], [batch, U, J], [batch, U, capacity]
+};
+PageTensors page_tensors(const ModelConfig& config, const Selector& selector,
+                         std::span<const int64_t> capacities) {
+  const int64_t longest = *std::max_element(capacities.begin(), capacities.end());
+  const int64_t units =
+      static_cast<int64_t>(capacities.size()) *
+      (selector.unit_policy().unit == Unit::per_kv_head ? config.n_kv_heads : config.n_q_heads);
+  return {units, units * ((longest + selector.page_size() - 1) / selector.page_size()),
+          units * selector.list_capacity(0, longest - 1)};
+}
+
 /// What sparse attention of a layer holds beside its cache.
 int64_t sparse_bytes(const ModelConfig& config, const DecodingMethod& method,
                      std::span<const int64_t> capacities, int64_t kept_rows) {
   const auto selector = make_selector(method.selector, method.parameters);
   const RetroOptions retro = retro_options(method.parameters);
-  const int64_t longest = *std::max_element(capacities.begin(), capacities.end());
   const auto batch = static_cast<int64_t>(capacities.size());
-  const int64_t units =
-      batch * (selector->unit_policy().unit == Unit::per_kv_head ? config.n_kv_heads : config.n_q_heads);
-  const int64_t pages = units * ((longest + selector->page_size() - 1) / selector->page_size());
-  const int64_t lists = units * selector->list_capacity(0, longest - 1);
+  const auto [units, pages, lists] = page_tensors(config, *selector, capacities);
   const int64_t row = config.n_q_heads * (config.head_dim + 1);
   int64_t bytes = (pages + kept_rows * row) * real + (lists + units) * number;
   if (retro.original_query) bytes += kept_rows * config.q_size() * real;
@@ -79,6 +89,15 @@ int64_t decoder_bytes(const ModelConfig& config, const DecodingMethod& method,
   const int64_t row = config.hidden + config.q_size() + 2 * config.kv_size();
   return bytes +
          (kept_rows * config.hidden + batch * (window * row + config.hidden + config.vocabulary)) * real;
+}
+
+int64_t selection_bytes(const ModelConfig& config, const DecodingMethod& method,
+                        std::span<const int64_t> capacities, bool with_true_mass) {
+  const int64_t layers = config.n_layers - first_sparse_layer_of(config, method);
+  if (layers == 0) return 0;
+  const auto [units, pages, lists] =
+      page_tensors(config, *make_selector(method.selector, method.parameters), capacities);
+  return layers * ((lists + units) * number * (with_true_mass ? 2 : 1) + (with_true_mass ? pages * real : 0));
 }
 
 int64_t start_bytes(const ModelConfig& config, int64_t n_tokens) {

@@ -19,6 +19,10 @@ int64_t largest_weight_bytes(const ModelConfig& config);
 /// What Decoder::memory() says, but for what depends on the rows of a step.
 int64_t decoder_bytes(const ModelConfig& config, const DecodingMethod& method,
                       std::span<const int64_t> capacities, int64_t element);
+/// What is downloaded of a step by whoever observes selections: page lists of all sparse layers; with true
+/// mass also masses of pages and lists of the largest.
+int64_t selection_bytes(const ModelConfig& config, const DecodingMethod& method,
+                        std::span<const int64_t> capacities, bool with_true_mass);
 /// On top of the decoder's, while a sequence begins with a prompt of n tokens.
 int64_t start_bytes(const ModelConfig& config, int64_t n_tokens);
 
