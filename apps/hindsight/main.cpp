@@ -33,11 +33,15 @@ bool processor_is_able() {
 #endif
 }
 
-/// Blocks of megabytes go back to the system when they are freed. Without a fixed threshold the allocator
-/// keeps them after their first use and the peak depends on how they happen to fit; --dry-run states it.
-void keep_no_large_blocks() {
+/// Blocks of megabytes go back to the system when they are freed, and threads share their arenas. Without a fixed
+/// threshold the allocator keeps blocks after their first use, and every thread keeps what it freed: the peak
+/// would depend on how they happen to fit and on the threads. --dry-run states it.
+void keep_little_free_memory() {
 #ifdef M_MMAP_THRESHOLD
   mallopt(M_MMAP_THRESHOLD, 4 << 20);
+#endif
+#ifdef M_ARENA_MAX
+  mallopt(M_ARENA_MAX, 2);
 #endif
 }
 
@@ -111,7 +115,7 @@ void flush_tables() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  keep_no_large_blocks();
+  keep_little_free_memory();
   if (!processor_is_able())
     return fail(
         ExitStatus::environment,
