@@ -4,83 +4,43 @@
     python -m hindsight_analysis.bench_peers --ours ours.json --out peers.json
 
 Needs a GPU and PyTorch. Peers: PyTorch's scaled_dot_product_attention over contiguous keys and values
-(each backend that runs), and a Quest step of PyTorch operations (page bounds as one product, topk,
-gather, attention). Peers that cannot be run here stand beside them on a GPU of the kind that they were measured on, marked as
-measured elsewhere (known_peers.py). Each is captured in a CUDA graph that goes through layers whose working set exceeds
-the L2 cache; a time is the median of 21 replays, divided by the layers. bfloat16, 32 query heads, head
-dimension 128, as in bench_steps.
+(each backend that runs), a Quest step of PyTorch operations (page bounds as one product, topk,
+gather, attention), and FlashInfer's kernels where it is installed (flashinfer_peers.py). Peers that were not run stand beside
+them on a GPU of the kind that they were measured on, marked as measured elsewhere (known_peers.py). Each is captured in a CUDA
+graph that goes through layers whose working set exceeds the L2 cache; a time is the median of 21 replays, divided by the
+layers. bfloat16, 32 query heads, head dimension 128, as in bench_steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hindsight_analysis.known_peers import KNOWN, KNOWN_ON
+from hindsight_analysis.peer_timing import (
+    HEAD_DIM,
+    PAGE,
+    Q_HEADS,
+    Workload,
+    graph_us,
+    normal,
+    page_scores,
+)
 from hindsight_analysis.step_times import StepTime, load_step_times
 from hindsight_analysis.step_times import Workload as StepWorkload
 
-Q_HEADS, HEAD_DIM, PAGE, REPLAYS = 32, 128, 16, 21
+try:
+    from hindsight_analysis import flashinfer_peers
+except ImportError:
+    flashinfer_peers = None
+
 BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
-
-
-@dataclass(frozen=True)
-class Workload:
-    """One decode step of each of `batch` sequences of `context` tokens."""
-
-    kv_heads: int
-    batch: int
-    context: int
-    budget: int
-
-    def layers(self, bytes_per_layer: int) -> int:
-        return max(4, min(32, 300_000_000 // bytes_per_layer + 1))
-
-    @property
-    def dense_bytes(self) -> int:
-        return self.batch * self.context * 2 * self.kv_heads * HEAD_DIM * 2
-
-    @property
-    def quest_bytes(self) -> int:
-        metadata = self.batch * self.context // PAGE * 2 * self.kv_heads * HEAD_DIM * 2
-        return (
-            metadata
-            + self.batch * min(self.budget, self.context) * 2 * self.kv_heads * HEAD_DIM * 2
-        )
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
-
-
-def graph_us(runs: list[Callable[[], object]]) -> float:
-    """Microseconds per run: the runs captured one after another, median of the replays."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for run in runs:
-            run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        kept = [run() for run in runs]
-    times = []
-    for replay in range(REPLAYS + 5):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        if replay >= 5:
-            times.append(1000 * begin.elapsed_time(end) / len(runs))
-    del kept
-    return statistics.median(times)
 
 
 def dense(workload: Workload, backend: SDPBackend) -> float:
@@ -101,21 +61,18 @@ def dense(workload: Workload, backend: SDPBackend) -> float:
 
 def quest(workload: Workload) -> float:
     """Bounds [q+, q-].[max; min] averaged over the group, topk, gather, attention."""
-    pages, budget = workload.context // PAGE, min(workload.budget, workload.context) // PAGE
+    pages, budget = workload.pages, workload.chosen_pages
     heads = workload.batch * workload.kv_heads
-    group = Q_HEADS // workload.kv_heads
     layers = []
     for _ in range(workload.layers(workload.quest_bytes)):
         k = normal(heads, pages, PAGE, HEAD_DIM)
         v = normal(heads, pages, PAGE, HEAD_DIM)
         bounds = torch.cat([k.amax(2), k.amin(2)], dim=-1)
         layers.append((k, v, bounds))
-    q = normal(heads, group, HEAD_DIM)
+    q = normal(heads, workload.group, HEAD_DIM)
 
     def step(k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
-        weights = torch.cat([q.clamp(min=0), q.clamp(max=0)], dim=-1).mean(1, keepdim=True)
-        scores = torch.bmm(weights, bounds.transpose(1, 2)).squeeze(1)
-        chosen = scores.topk(budget, dim=-1, sorted=False).indices[:, :, None, None]
+        chosen = page_scores(q, bounds).topk(budget, dim=-1, sorted=False).indices[:, :, None, None]
         at = chosen.expand(heads, budget, PAGE, HEAD_DIM)
         keys = k.gather(1, at).view(heads, budget * PAGE, HEAD_DIM)
         values = v.gather(1, at).view(heads, budget * PAGE, HEAD_DIM)
@@ -161,6 +118,23 @@ class PeerTable:
         )
 
 
+def peers_of(
+    workload: Workload, lists: list[int]
+) -> Iterator[tuple[str, int, str, Callable[[], float]]]:
+    """What is timed, its budget, whose it is, and the function that times it; `lists` are the budgets of page lists."""
+    budget = workload.budget
+    for name, backend in BACKENDS.items():
+        yield "dense", budget, name, lambda b=backend: dense(workload, b)
+    yield "step", budget, "Quest of PyTorch operations", lambda: quest(workload)
+    if flashinfer_peers is None:
+        return
+    yield "dense", budget, "FlashInfer, paged", lambda: flashinfer_peers.dense(workload)
+    yield "step", budget, "Quest of FlashInfer's kernels", lambda: flashinfer_peers.quest(workload)
+    for tokens in lists:
+        listed = replace(workload, budget=tokens)
+        yield "attend", tokens, "FlashInfer, lists", lambda w=listed: flashinfer_peers.attend(w)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -178,16 +152,17 @@ def main() -> int:
         print("bench_peers: PyTorch sees no GPU; run it on a machine with one", file=sys.stderr)
         return 4
 
-    rows = PeerTable(load_step_times(arguments.ours), arguments.kv_heads)
+    ours = load_step_times(arguments.ours)
+    rows = PeerTable(ours, arguments.kv_heads)
     for batch in arguments.batches:
         for context in arguments.contexts:
             workload = Workload(arguments.kv_heads, batch, context, arguments.budget)
-            peers = [
-                ("dense", name, lambda b=backend: dense(workload, b))
-                for name, backend in BACKENDS.items()
-            ]
-            peers.append(("step", "Quest of PyTorch operations", lambda: quest(workload)))
-            for what, peer, measure in peers:
+            lists = {
+                run.budget
+                for run in ours
+                if (run.what, run.batch, run.context) == ("attend", batch, context)
+            }
+            for what, budget, peer, measure in peers_of(workload, sorted(lists)):
                 try:
                     us = measure()
                 except RuntimeError as error:  # a backend that does not take the shape
@@ -197,7 +172,7 @@ def main() -> int:
                         file=sys.stderr,
                     )
                     continue
-                rows.add(what, batch, context, arguments.budget, peer, us, "here")
+                rows.add(what, batch, context, budget, peer, us, "here")
                 torch.cuda.empty_cache()
     if arguments.kv_heads == 8 and KNOWN_ON in torch.cuda.get_device_name():
         for known in KNOWN:
@@ -211,12 +186,11 @@ def main() -> int:
                     known.us,
                     "elsewhere",
                 )
+    versions = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    if flashinfer_peers is not None:
+        versions["flashinfer"] = flashinfer_peers.VERSION
     with open(arguments.out, "w", encoding="utf-8") as out:
-        json.dump(
-            {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows.rows},
-            out,
-            indent=1,
-        )
+        json.dump({**versions, "rows": rows.rows}, out, indent=1)
     return 0
 
 
