@@ -333,6 +333,12 @@ struct DeviceLimits {
   int64_t shared_bytes_per_block, shared_bytes_per_multiprocessor;
 };
 
+/// How decode_step is launched.
+struct StepPlan {
+  int32_t cluster = 0;     ///< blocks that share a sequence and KV head
+  int32_t past_warps = 0;  ///< of a block, that attend for past queries
+};
+
 /// A whole step of Quest for one step of each of n sequences, page sets per KV head, in one launch: appends
 /// the token of the step's position as `append` does, scores pages as `score_pages`, selects as
 /// `select_top_k`, notes loads, attends for the window as `attend`, and merges into out as `merge`. Scores
@@ -362,12 +368,12 @@ struct DecodeStepParams {
   int32_t* last_loaded;  ///< [sequences, Hkv, J]; may be null where window = 1
   float* out;            ///< [rows, Hq, d]
   float* lse;            ///< [rows, Hq]
-  int32_t cluster;       ///< as planned
+  StepPlan plan;         ///< as planned
 };
-/// Blocks that share a sequence and KV head; 0 where one launch cannot do the step: below compute capability
-/// 9.0, other types than 16-bit ones, head_dim 256, pages that are no multiple of 16 tokens, more than 64
-/// rows (w*G), or more pages than fit into shared memory.
-int32_t plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device);
+/// Its `cluster` is 0 where one launch cannot do the step: below compute capability 9.0, other types than
+/// 16-bit ones, head_dim 256, pages that are no multiple of 16 tokens, more than 64 rows (w*G), or more pages
+/// than fit into shared memory (16384 at most).
+StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& device);
 cudaError_t decode_step(const DecodeStepParams& params, cudaStream_t stream);
 
 /// y [n, outputs] = x [n, inputs] W^T, or += it, of up to 16 rows: x and W have a 16-bit type, sums are

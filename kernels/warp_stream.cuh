@@ -124,19 +124,21 @@ struct RowSum {
   __device__ float lse() const { return sum > 0 ? largest * kLn2 + logf(sum) : -INFINITY; }
 };
 
-/// Adds up n <= 32 partial results of a row: lane x has the state of the x-th, whose elements are at
-/// out_of(x).
-template <int D, class F>
-__device__ RowSum add_up(float2 state, int n, F&& out_of) {
+/// Adds up n partial results of a row, by a warp: state_of(x) and out_of(x) are the x-th's maximum and sum,
+/// and where its elements are.
+template <int D, class State, class Out>
+__device__ RowSum add_up(int n, State&& state_of, Out&& out_of) {
   const int lane = threadIdx.x % 32;
-  RowSum row{warp_max(state.x), 0, {}};
-  const float weight = state.y > 0 ? exp2f(state.x - row.largest) : 0.0f;
-  row.sum = warp_sum(weight * state.y);
+  RowSum row{-INFINITY, 0, {}};
+#pragma unroll 8
+  for (int x = 0; x < n; ++x) row.largest = fmaxf(row.largest, state_of(x).x);
 #pragma unroll 4
   for (int x = 0; x < n; ++x) {
-    const float factor = __shfl_sync(~0u, weight, x);
+    const float2 state = state_of(x);
+    const float factor = state.y > 0 ? exp2f(state.x - row.largest) : 0.0f;
     float4 out{};  // what has no weight may never have been written
     if (factor != 0 && lane * 4 < D) out = *reinterpret_cast<const float4*>(out_of(x) + lane * 4);
+    row.sum += factor * state.y;
     row.out.x += factor * out.x;
     row.out.y += factor * out.y;
     row.out.z += factor * out.z;
@@ -215,8 +217,9 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
   __syncthreads();
   const bool alone = part.splits == 1;
   if (warp < problem.rows()) {
-    const RowSum row = add_up<D>(lane < kStreamWarps ? shared.state[lane][warp] : float2{-INFINITY, 0},
-                                 kStreamWarps, [&](int x) { return shared.buffer[x].out[warp]; });
+    const RowSum row = add_up<D>(
+        kStreamWarps, [&](int x) { return shared.state[x][warp]; },
+        [&](int x) { return shared.buffer[x].out[warp]; });
     const int64_t item = problem.row(warp).item, at = alone ? item : part.split * target.items + item;
     const float normaliser = row.normaliser();
     if (lane * 4 < D)

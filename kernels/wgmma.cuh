@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/mbarrier.cuh"
 #include "kernels/mma.cuh"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -156,24 +157,6 @@ __device__ inline void grow_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
 }
 
-/// Barrier in shared memory: a phase ends when so many threads have arrived.
-__device__ inline void init_barrier(uint64_t& barrier, int threads) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(threads)
-               : "memory");
-}
-__device__ inline void arrive(uint64_t& barrier) {
-  asm volatile(
-      "{.reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0];}" ::"r"(shared_address(&barrier))
-      : "memory");
-}
-/// Waits until the phase of that parity has ended; a fresh barrier counts as one whose phase 1 has.
-__device__ inline void wait_for_phase(uint64_t& barrier, uint32_t parity) {
-  asm volatile(
-      "{.reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra "
-      "again;}" ::"r"(shared_address(&barrier)),
-      "r"(parity)
-      : "memory");
-}
 /// What this thread wrote to shared memory is seen by products that are issued after the next barrier.
 __device__ inline void show_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

@@ -517,7 +517,7 @@ void CudaBackend::merge(const Block& block, int64_t window, const Partials& part
                               device_->stream()));
 }
 
-int32_t CudaBackend::planned_cluster(const kernels::DecodeStepParams& params) {
+kernels::StepPlan CudaBackend::planned_step(const kernels::DecodeStepParams& params) {
   const StepShape shape{static_cast<int32_t>(params.heads.type),
                         params.heads.n_q_heads,
                         params.heads.n_kv_heads,
@@ -527,7 +527,7 @@ int32_t CudaBackend::planned_cluster(const kernels::DecodeStepParams& params) {
                         params.lists.capacity,
                         params.n_pages,
                         params.window};
-  const auto [planned, is_new] = planned_clusters_.try_emplace(shape, 0);
+  const auto [planned, is_new] = planned_steps_.try_emplace(shape);
   if (is_new) planned->second = kernels::plan_decode_step(params, device_->limits());
   return planned->second;
 }
@@ -555,11 +555,11 @@ bool CudaBackend::decode_step(KvCache& cache, const Layer& layer, const Block& b
                                    .last_loaded = step.last_loaded.data(),
                                    .out = step.outputs.out.data(),
                                    .lse = step.outputs.lse.data(),
-                                   .cluster = 0};
+                                   .plan = {}};
   require(step.is_written || on_device.k() != nullptr, "a growing layer has no tokens of its own to append");
   device_->use();
-  params.cluster = planned_cluster(params);
-  if (params.cluster == 0) return false;
+  params.plan = planned_step(params);
+  if (params.plan.cluster == 0) return false;
 
   std::set<int32_t> sequences;
   for (const BlockStep& row : block.steps) {

@@ -78,7 +78,7 @@ class CudaBackend final : public Backend {
   void* argument(const void* values, int64_t bytes);
   const kernels::RowRange* ranges_on_device(std::span<const kernels::RowRange> ranges);
   /// kernels::plan_decode_step, which asks CUDA for the occupancy: once for every shape.
-  int32_t planned_cluster(const kernels::DecodeStepParams& params);
+  kernels::StepPlan planned_step(const kernels::DecodeStepParams& params);
 
   std::shared_ptr<Device> device_;
   Staging staging_;
@@ -90,7 +90,7 @@ class CudaBackend final : public Backend {
   DeviceMemory arrived_;  ///< counters of split launches, zeros between them
   std::unique_ptr<CudaModelPrimitives> model_primitives_;  ///< made when first asked for
   using StepShape = std::array<int32_t, 9>;                ///< all that planning depends on
-  std::map<StepShape, int32_t> planned_clusters_;
+  std::map<StepShape, kernels::StepPlan> planned_steps_;
   GraphRecording* being_recorded_ = nullptr;  ///< keeps the arguments of its primitives
 };
 
