@@ -7,28 +7,17 @@
 
 #include <algorithm>
 
-#include "kernels/attention.cuh"
-#include "kernels/wgmma.cuh"
+#include "kernels/row_block.cuh"
 
 namespace hindsight::kernels {
 namespace {
 
-[[maybe_unused]] constexpr int kRows = 128, kGroupRows = 64,
-                               kTile = 128;  // query rows of a block, of a warpgroup; tokens
-constexpr int kGroupThreads = 128, kThreads = 3 * kGroupThreads;
 // Code for other architectures leaves the kernels empty.
 [[maybe_unused]] constexpr int kReaderRegisters = 56, kGroupRegisters = 224;
+constexpr int kRows = 128, kThreads = kRowThreads<kRows>;
+// Page masses wait for exponentials as long as for products: four warpgroups of rows keep both busy.
+constexpr int kMassRows = 256, kMassThreads = kRowThreads<kMassRows>;
 constexpr int kMassTiles = 32;  // that a block of page masses takes
-constexpr int kColumn = 64;     // elements of a swizzled row
-
-template <class T, int D>
-inline constexpr bool kTakes = sizeof(T) == 2 && (D == 64 || D == 128);
-
-/// `Rows` rows of D elements, swizzled.
-template <class T, int D, int Rows>
-struct Swizzled {
-  T column[D / kColumn][Rows][kColumn];
-};
 
 template <class T, int D>
 struct DenseShared {
@@ -41,80 +30,12 @@ struct DenseShared {
 template <class T, int D>
 struct MassShared {
   static constexpr int stages = 3;
-  Swizzled<T, D, kRows> q;
+  Swizzled<T, D, kMassRows> q;
   Swizzled<T, D, kTile> k[stages];
   uint64_t k_full[stages], empty[stages];
 };
 
-/// Dynamic shared memory starts where it likes; swizzling asks for 1024 bytes.
-constexpr int kAlignment = 1024;
-template <class Shared>
-inline constexpr int kSharedBytes = static_cast<int>(sizeof(Shared)) + kAlignment;
-
 #ifdef HINDSIGHT_WGMMA
-
-/// Query row r of a block is head r % G of step first + r / G.
-struct RowsOfBlock {
-  const Heads& heads;
-  const Step* steps;
-  int first, last, kv_head;
-
-  __device__ RowsOfBlock(const Heads& heads, const Step* steps, int n_steps)
-      : heads(heads),
-        steps(steps),
-        first(static_cast<int>(blockIdx.x) * (kRows / group())),
-        last(min(first + kRows / group(), n_steps)),
-        kv_head(blockIdx.y) {}
-  __device__ int group() const { return heads.n_q_heads / heads.n_kv_heads; }
-  __device__ int count() const { return (last - first) * group(); }
-  __device__ int sequence() const { return steps[first].sequence; }
-  __device__ int first_position() const { return steps[first].position; }
-  __device__ int last_position() const { return steps[last - 1].position; }
-  __device__ int position(int r) const { return r < count() ? steps[first + r / group()].position : -1; }
-  /// Of the row among all rows and heads.
-  __device__ int64_t item(int r) const {
-    return static_cast<int64_t>(first + r / group()) * heads.n_q_heads + kv_head * group() + r % group();
-  }
-};
-
-/// The same in all lanes, which the compiler is to know: products must not be under way where lanes may part.
-__device__ inline int uniform(int x) { return __shfl_sync(~0u, x, 0); }
-
-/// 2^x, 0 where that is below the smallest normal number.
-__device__ inline float exp2_flushed(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-
-template <class Shared>
-__device__ Shared& aligned_shared() {
-  extern __shared__ unsigned char shared_bytes[];
-  const uint32_t address = shared_address(shared_bytes);
-  return *reinterpret_cast<Shared*>(shared_bytes + (kAlignment - address % kAlignment) % kAlignment);
-}
-
-template <class T, int D, int Rows>
-__device__ uint32_t piece_address(Swizzled<T, D, Rows>& matrix, int row, int piece) {
-  return shared_address(&matrix.column[piece / 8][row][0]) + (piece % 8 ^ row % 8) * 16;
-}
-
-template <class T, int D>
-__device__ void load_query_rows(const RowsOfBlock& rows, const Queries& q, Swizzled<T, D, kRows>& to) {
-  constexpr int pieces = D / 8;
-  for (int x = threadIdx.x; x < kRows * pieces; x += kThreads) {
-    const int r = x / pieces, piece = x % pieces;
-    uint4 values{};
-    if (r < rows.count())
-      values = *reinterpret_cast<const uint4*>(query<T>(q, rows.heads, rows.sequence(), rows.position(r),
-                                                        rows.kv_head * rows.group() + r % rows.group()) +
-                                               piece * 8);
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(piece_address(to, r, piece)), "r"(values.x),
-                 "r"(values.y), "r"(values.z), "r"(values.w)
-                 : "memory");
-  }
-  show_to_products();
-}
 
 /// The reading warpgroup's way from pages to tiles.
 template <class T, int D>
@@ -125,7 +46,8 @@ struct TileReader {
   int n_kv_heads, kv_head, last_position, piece, first_row;
   int chunk_begin[chunks];  ///< row of the pool where a chunk of 16 tokens, which no page divides, begins
 
-  __device__ TileReader(const RowsOfBlock& rows, const PagedKv& kv)
+  template <int Rows>
+  __device__ TileReader(const RowsOfBlock<Rows>& rows, const PagedKv& kv)
       : kv(kv),
         table(kv.table + rows.sequence() * kv.table_stride),
         n_kv_heads(rows.heads.n_kv_heads),
@@ -163,17 +85,6 @@ struct TileReader {
     commit_copies();
   }
 };
-
-/// Logits of a warpgroup's rows with a tile's keys; begun, not waited for.
-template <class T, int D>
-__device__ void multiply_tile(float (&logit)[kTile / 2], uint32_t q, uint32_t k) {
-#pragma unroll
-  for (int c = 0; c < D / 16; ++c) {
-    const uint32_t column = c / 4, inside = c % 4 * 32;
-    multiply_keys(logit, row_major_matrix(q + column * kRows * kColumn * sizeof(T) + inside),
-                  row_major_matrix(k + column * kTile * kColumn * sizeof(T) + inside), c > 0, T{});
-  }
-}
 
 /// Weights of a tile as the sum of two 16-bit numbers, by 16 tokens as the instruction wants them.
 struct Weights {
@@ -256,12 +167,12 @@ struct GroupAttention {
   }
 };
 
-/// The two warpgroups with rows take turns at the tensor cores: left to themselves they would share them, and
-/// then both compute exponentials while they idle.
+/// The warpgroups with rows take turns at the tensor cores: left to themselves they would share them, and
+/// then all compute exponentials while they idle.
 struct Turns {
-  int own, other;
+  int own, next;
   __device__ void wait() const { asm volatile("bar.sync %0, 256;" ::"r"(own) : "memory"); }
-  __device__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(other) : "memory"); }
+  __device__ void pass() const { asm volatile("bar.arrive %0, 256;" ::"r"(next) : "memory"); }
 };
 
 #endif  // HINDSIGHT_WGMMA
@@ -273,7 +184,7 @@ __global__ __launch_bounds__(kThreads, 1) void dense_block_kernel(const __grid_c
   using Shared = DenseShared<T, D>;
   constexpr int stages = Shared::stages;
   auto& shared = aligned_shared<Shared>();
-  const RowsOfBlock rows(params.heads, params.steps, params.n_steps);
+  const RowsOfBlock<kRows> rows(params.heads, params.steps, params.n_steps);
   const int tiles = rows.last_position() / kTile + 1, split_tiles = ceil_div(tiles, gridDim.z);
   const int first_tile = blockIdx.z * split_tiles, tile_end = min(tiles, first_tile + split_tiles);
 
@@ -341,7 +252,7 @@ __global__ __launch_bounds__(kThreads, 1) void dense_block_kernel(const __grid_c
       if (turn > 0) add_values_of(turn - 1);
       float logit[kTile / 2];
       begin_products();
-      multiply_tile<T, D>(logit, q, shared_address(&shared.k[turn % stages]));
+      multiply_tile<T, D, kRows>(logit, q, shared_address(&shared.k[turn % stages]));
       commit_products();
       turns.pass();
       wait_for_products<0>();
@@ -395,13 +306,13 @@ __device__ inline void share_chunks(const float (&mass)[8], float (&two)[2]) {
 #endif
 
 template <class T, int D>
-__global__ __launch_bounds__(kThreads,
+__global__ __launch_bounds__(kMassThreads,
                              1) void mass_block_kernel(const __grid_constant__ PageMassParams params) {
 #ifdef HINDSIGHT_WGMMA
   using Shared = MassShared<T, D>;
   constexpr int stages = Shared::stages;
   auto& shared = aligned_shared<Shared>();
-  const RowsOfBlock rows(params.heads, params.steps, params.n_steps);
+  const RowsOfBlock<kMassRows> rows(params.heads, params.steps, params.n_steps);
   const int tiles = ceil_div(static_cast<int64_t>(params.n_pages) * params.kv.page_size, kTile);
   const int first_tile = blockIdx.z * kMassTiles, tile_end = min(tiles, first_tile + kMassTiles);
   // Tiles after the last position hold no token: their pages get -inf without a look.
@@ -410,15 +321,14 @@ __global__ __launch_bounds__(kThreads,
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < stages; ++stage) {
       init_barrier(shared.k_full[stage], kGroupThreads);
-      init_barrier(shared.empty[stage], 2 * kGroupThreads);
+      init_barrier(shared.empty[stage], kMassThreads - kGroupThreads);
     }
   }
   load_query_rows<T, D>(rows, params.q, shared.q);
   __syncthreads();
 
-  const int warpgroup = threadIdx.x / kGroupThreads;
+  const int warpgroup = uniform(threadIdx.x / kGroupThreads);
   if (warpgroup == 0) {
-    shrink_registers<kReaderRegisters>();
     TileReader<T, D> reader(rows, params.kv);
     for (int tile = first_tile; tile < seen_end; ++tile) {
       const int turn = tile - first_tile, stage = turn % stages;
@@ -435,7 +345,6 @@ __global__ __launch_bounds__(kThreads,
     show_to_products();
     if (seen_end > first_tile) arrive(shared.k_full[(seen_end - 1 - first_tile) % stages]);
   } else {
-    grow_registers<kGroupRegisters>();
     constexpr float log2_e = 1.4426950408889634f;
     const float scale_log2 = params.scale * log2_e;
     const int lane = threadIdx.x % 32, t = lane % 4;
@@ -457,15 +366,20 @@ __global__ __launch_bounds__(kThreads,
       const int64_t list = static_cast<int64_t>(rows.first + r / rows.group()) * units + head / unit_heads;
       to[half] = writes ? params.mass + list * params.n_pages : nullptr;
     }
+    constexpr int groups = kMassRows / kGroupRows;
+    const Turns turns{warpgroup, warpgroup % groups + 1};
+    if (seen_end > first_tile && warpgroup == groups) turns.pass();  // the first one begins
     for (int tile = first_tile; tile < tile_end; ++tile) {
       float mass[2][kTile / 16] = {};  // of the lane's own columns, by chunks of 16 tokens
       if (tile < seen_end) {
         const int turn = tile - first_tile, stage = turn % stages;
         float logit[kTile / 2];
         wait_for_phase(shared.k_full[stage], turn / stages % 2);
+        turns.wait();
         begin_products();
-        multiply_tile<T, D>(logit, q, shared_address(&shared.k[stage]));
+        multiply_tile<T, D, kMassRows>(logit, q, shared_address(&shared.k[stage]));
         commit_products();
+        if (warpgroup < groups || tile + 1 < seen_end) turns.pass();  // the last turn is nobody's
         wait_for_products<0>();
         arrive(shared.empty[stage]);
 #pragma unroll
@@ -506,15 +420,8 @@ int64_t items(const DenseParams& params) {
 }
 
 bool takes(const Heads& heads, const PagedKv& kv, float scale, int n_steps, const DeviceLimits& device) {
-#ifdef HINDSIGHT_KERNELS_90A
-  return device.compute_capability == 90 && heads.type != ElementType::float32 &&
-         (heads.head_dim == 64 || heads.head_dim == 128) && kv.page_size % 16 == 0 &&
-         kTile % kv.page_size == 0 && scale > 0 && n_steps * group(heads) >= kGroupRows;
-#else
-  static_cast<void>(heads), static_cast<void>(kv), static_cast<void>(scale), static_cast<void>(n_steps),
-      static_cast<void>(device);
-  return false;
-#endif
+  return has_row_blocks(heads, n_steps, device) && kv.page_size % 16 == 0 && kTile % kv.page_size == 0 &&
+         scale > 0;
 }
 
 }  // namespace
@@ -552,7 +459,7 @@ bool takes_mass_block(const PageMassParams& params, const DeviceLimits& device) 
 cudaError_t mass_block(const PageMassParams& params, cudaStream_t stream) {
   if (params.n_pages == 0) return cudaSuccess;
   const int64_t tokens = static_cast<int64_t>(params.n_pages) * params.kv.page_size;
-  const dim3 grid(ceil_div(params.n_steps, kRows / group(params.heads)), params.heads.n_kv_heads,
+  const dim3 grid(ceil_div(params.n_steps, kMassRows / group(params.heads)), params.heads.n_kv_heads,
                   ceil_div(tokens, kTile * kMassTiles));
   return dispatch(params.heads, [&](auto type, auto head_dim) {
     using T = typename decltype(type)::type;
@@ -563,7 +470,7 @@ cudaError_t mass_block(const PageMassParams& params, cudaStream_t stream) {
       const cudaError_t error =
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
       if (error != cudaSuccess) return error;
-      kernel<<<grid, kThreads, shared_bytes, stream>>>(params);
+      kernel<<<grid, kMassThreads, shared_bytes, stream>>>(params);
       return cudaGetLastError();
     }
     return cudaErrorInvalidValue;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/dispatch.cuh"
+#include "kernels/score_order.cuh"
 
 namespace hindsight::kernels {
 namespace {
@@ -17,10 +18,46 @@ struct PageBits {
   __device__ bool has(int page) const { return words[page / 32] >> page % 32 & 1; }
 };
 
+/// Ranks of new pages among the scores of the step before. The new pages are put in order; every page then
+/// finds by halving how many of them it beats, and a new page's rank is how many beat it.
+struct NewPages {
+  int n;
+  uint64_t order[kThreads];   ///< as they came
+  uint64_t sorted[kThreads];  ///< the worst first
+  int beaten[kThreads + 1];   ///< pages that beat so many of them and no more
+
+  /// All threads call; `add(rank)` by one thread for each new page.
+  template <class F>
+  __device__ void rank(const float* scores, int n_pages, const F& add) {
+    const int own = threadIdx.x;
+    int worse = 0;
+    if (own < n)
+      for (int x = 0; x < n; ++x) worse += order[x] < order[own];
+    if (own < n) sorted[worse] = order[own];
+    for (int x = own; x <= n; x += kThreads) beaten[x] = 0;
+    __syncthreads();
+    int halves = 1;
+    while (halves <= n) halves *= 2;
+    for (int page = own; page < n_pages; page += kThreads) {
+      const uint64_t key = score_order(scores[page], page);
+      int beats = 0;
+      for (int step = halves / 2; step > 0; step /= 2)
+        if (beats + step <= n && sorted[beats + step - 1] < key) beats += step;
+      if (beats > 0) atomicAdd(&beaten[beats], 1);
+    }
+    __syncthreads();
+    if (own < n) {
+      int better = 0;
+      for (int x = own + 1; x <= n; ++x) better += beaten[x];
+      add(better);
+    }
+  }
+};
+
 __global__ __launch_bounds__(kThreads) void count_selection_kernel(CountSelectionParams params) {
   extern __shared__ uint32_t bits[];
   __shared__ int counts[kMaxColumns];
-  __shared__ int new_pages[kThreads], n_new;
+  __shared__ NewPages fresh;
   const int i = blockIdx.x, unit = blockIdx.y, words = ceil_div(params.n_pages, 32);
   const int64_t row = static_cast<int64_t>(i) * params.n_units + unit;
   const Step step = params.steps[i];
@@ -49,7 +86,7 @@ __global__ __launch_bounds__(kThreads) void count_selection_kernel(CountSelectio
       params.scores_before == nullptr ? nullptr : params.scores_before + row * params.n_pages;
   const int slots = min(params.window, step.window_rows);
   for (int begin = 0; begin < loaded; begin += kThreads) {
-    if (threadIdx.x == 0) n_new = 0;
+    if (threadIdx.x == 0) fresh.n = 0;
     __syncthreads();
     const int c = begin + static_cast<int>(threadIdx.x);
     const bool mine = c < loaded;
@@ -68,21 +105,12 @@ __global__ __launch_bounds__(kThreads) void count_selection_kernel(CountSelectio
       add(kSelectionShown + s, shown ? visible(page, position) : 0);
     }
     if (scores != nullptr && before > 0 && mine && !kept && scores[page] != -INFINITY)
-      new_pages[atomicAdd(&n_new, 1)] = page;
+      fresh.order[atomicAdd(&fresh.n, 1)] = score_order(scores[page], page);
     __syncthreads();
-    // A warp ranks one of them.
-    for (int x = threadIdx.x / 32; x < n_new; x += kThreads / 32) {
-      const int ranked = new_pages[x];
-      const float score = scores[ranked];
-      int better = 0;
-      for (int other = threadIdx.x % 32; other < params.n_pages; other += 32) {
-        const float theirs = scores[other];
-        better += theirs > score || (theirs == score && other < ranked);
-      }
-      better = __reduce_add_sync(~0u, better);
-      if (threadIdx.x % 32 == 0)
+    if (fresh.n > 0)
+      fresh.rank(scores, params.n_pages, [&](int better) {
         atomicAdd(&counts[kSelectionLateRanks + min(better / before, kLateRankBins - 1)], 1);
-    }
+      });
     __syncthreads();
   }
 

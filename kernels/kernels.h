@@ -219,6 +219,8 @@ struct ScorePagesParams {
   int32_t n_pages;  ///< J
 };
 cudaError_t score_pages(const ScorePagesParams& params, cudaStream_t stream);
+/// Of each row the page of its own position alone.
+cudaError_t score_newest_pages(const ScorePagesParams& params, cudaStream_t stream);
 
 /// True mass per page, mass [n, U, J]: sum of exp(scale*q.k - lse), 0 where that is no normal number, over
 /// its tokens <= position and the unit's heads; lse [n, Hq] is that of dense attention. Pages that begin
@@ -426,6 +428,9 @@ cudaError_t dense_block(const DenseParams& params, cudaStream_t stream);
 /// Page masses in the same way and under the same conditions, of units of 1, 2, 4 or 8 heads.
 bool takes_mass_block(const PageMassParams& params, const DeviceLimits& device);
 cudaError_t mass_block(const PageMassParams& params, cudaStream_t stream);
+/// Page scores in the same way and of such units; pages and scale may be any.
+bool takes_score_block(const ScorePagesParams& params, const DeviceLimits& device);
+cudaError_t score_block(const ScorePagesParams& params, const DeviceLimits& device, cudaStream_t stream);
 
 /// Slot 0 of row i becomes outputs[row]; slot s > 0 is merged into outputs[row - s], rows ascending. A slot
 /// with lse = -inf changes no bit.

@@ -1,6 +1,7 @@
 // Page scores. Two ways:
 // - a half-warp takes a page, keeps its summary in registers, and scores it for all query rows of a tile;
-// - for many steps (score_block), max(q*kmin, q*kmax) summed is [q+, q-].[kmax, kmin], a product for the
+// - for many steps (score_by_products), max(q*kmin, q*kmax) summed is [q+, q-].[kmax, kmin], a product for
+// the
 //   tensor cores: a block has 64 query rows and 64 pages at a time, a warp 32 rows and 16 pages. The page of
 //   a row's own position, of which the row sees a part, is left to a second kernel, which goes the first way.
 
@@ -35,14 +36,19 @@ struct Summary {
                     token_row(params.kv, params.heads.n_kv_heads, pool, kv_head, 0) * D;
     load_row<T, D>(keys, largest);
     load_row<T, D>(keys, smallest);
-    for (int token = 1; token < held; ++token) {
-      float key[kLaneElements<T, D>];
-      load_row<T, D>(keys + token * D, key);
+    // A few rows at a time: one by one, each would be waited for. Past the end the last row comes again.
+    constexpr int together = 4;
+    for (int token = 1; token < held; token += together) {
+      float key[together][kLaneElements<T, D>];
 #pragma unroll
-      for (int c = 0; c < kLaneElements<T, D>; ++c) {
-        largest[c] = fmaxf(largest[c], key[c]);
-        smallest[c] = fminf(smallest[c], key[c]);
-      }
+      for (int x = 0; x < together; ++x) load_row<T, D>(keys + min(token + x, held - 1) * D, key[x]);
+#pragma unroll
+      for (int x = 0; x < together; ++x)
+#pragma unroll
+        for (int c = 0; c < kLaneElements<T, D>; ++c) {
+          largest[c] = fmaxf(largest[c], key[x][c]);
+          smallest[c] = fminf(smallest[c], key[x][c]);
+        }
     }
   }
 
@@ -260,8 +266,8 @@ __device__ void score_steps(const ScorePagesParams& params, ScoreShared<T, D>& s
 }
 
 template <class T, int D>
-__global__ __launch_bounds__(kBlockThreads) void score_block_kernel(ScorePagesParams params,
-                                                                    int steps_per_tile) {
+__global__ __launch_bounds__(kBlockThreads) void score_products_kernel(ScorePagesParams params,
+                                                                       int steps_per_tile) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   auto& shared = *reinterpret_cast<ScoreShared<T, D>*>(shared_bytes);
   const int first = blockIdx.x * steps_per_tile, last = min(first + steps_per_tile, params.n_steps);
@@ -274,23 +280,30 @@ __global__ __launch_bounds__(kBlockThreads) void score_block_kernel(ScorePagesPa
 }
 
 template <class T, int D>
-cudaError_t score_block(const ScorePagesParams& params, int newest_steps, cudaStream_t stream) {
+cudaError_t score_by_products(const ScorePagesParams& params, cudaStream_t stream) {
   const int steps = kBlockRows / (params.heads.n_q_heads / params.heads.n_kv_heads);
   constexpr int shared_bytes = sizeof(ScoreShared<T, D>);
-  const auto kernel = score_block_kernel<T, D>;
+  const auto kernel = score_products_kernel<T, D>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) return error;
   const dim3 grid(ceil_div(params.n_steps, steps), params.heads.n_kv_heads,
                   ceil_div(params.n_pages, kBlockPages * kRoundsPerBlock));
   kernel<<<grid, kBlockThreads, shared_bytes, stream>>>(params, steps);
-  score_newest_kernel<T, D>
-      <<<dim3(ceil_div(params.n_steps, newest_steps), params.heads.n_kv_heads), kThreads, 0, stream>>>(
-          params, newest_steps);
   return cudaGetLastError();
 }
 
 }  // namespace
+
+cudaError_t score_newest_pages(const ScorePagesParams& params, cudaStream_t stream) {
+  const int steps = query_tile_steps(params.n_steps, params.heads.n_q_heads / params.heads.n_kv_heads);
+  return dispatch(params.heads, [&](auto type, auto head_dim) {
+    using T = typename decltype(type)::type;
+    const dim3 grid(ceil_div(params.n_steps, steps), params.heads.n_kv_heads);
+    score_newest_kernel<T, head_dim()><<<grid, kThreads, 0, stream>>>(params, steps);
+    return cudaGetLastError();
+  });
+}
 
 cudaError_t score_pages(const ScorePagesParams& params, cudaStream_t stream) {
   if (params.n_steps == 0 || params.n_pages == 0) return cudaSuccess;
@@ -299,7 +312,10 @@ cudaError_t score_pages(const ScorePagesParams& params, cudaStream_t stream) {
     const int steps = query_tile_steps(params.n_steps, params.heads.n_q_heads / params.heads.n_kv_heads);
     if constexpr (kMmaTakes<T, head_dim()>) {
       if (params.n_steps * (params.heads.n_q_heads / params.heads.n_kv_heads) >= kBlockRows)
-        return score_block<T, head_dim()>(params, steps, stream);
+        if (const cudaError_t error = score_by_products<T, head_dim()>(params, stream); error != cudaSuccess)
+          return error;
+        else
+          return score_newest_pages(params, stream);
     }
     const dim3 grid(ceil_div(params.n_steps, steps), params.heads.n_kv_heads,
                     ceil_div(params.n_pages, kPagesPerBlock));

@@ -109,6 +109,27 @@ TEST_F(GpuLongBlocks, LargeLogitsEqualOracle) {
   }
 }
 
+// So many blocks of rows that one goes through several tiles of pages, of which the last is in part only there.
+TEST_F(GpuLongBlocks, ScoresOfManyTilesEqualOracle) {
+  BatchShape shape;
+  shape.dtype = DType::bfloat16;
+  shape.head_dim = 64;
+  shape.n_kv_heads = 8;
+  shape.page_size = 8;
+  shape.n_tokens = {4600};
+  shape.prompt_tokens = {4200};
+  const auto batch = random_batch(shape);
+  Resident cuda(*cuda_, batch, shape.page_size), oracle(*oracle_, batch, shape.page_size);
+  const auto steps = steps_of(shape, Layout::consecutive, 300, 1);
+  const auto run = [&](Resident& on) {
+    const auto scores = poisoned<3>(on.backend, {300, shape.n_kv_heads, on.cache->max_pages});
+    on.backend.score_pages(*on.layer, *on.cache, on.backend.make_block(steps),
+                           {Unit::per_kv_head, Combine::max}, false, scores);
+    return on.backend.to_host(scores);
+  };
+  expect_close("scores", run(cuda), run(oracle), score_tolerance);
+}
+
 TEST_F(GpuLongBlocks, SameInputSameBytes) {
   BatchShape shape;
   shape.dtype = DType::bfloat16;

@@ -12,7 +12,8 @@ shards=${SHARDS:-4}
 patterns=(
   '*GpuDecodeStep.*/3' '*GpuDecodeStep.*/5' '*GpuDecodeStep.*/9' '*GpuDecodeStepExact.Ru*'
   '*GpuAttention.*/1' '*GpuAttention.*/4' '*GpuAttentionLarge.DenseOfRagged*'
-  '*GpuAttentionLarge.AWindow*' '*GpuBlocks*/1' 'GpuBackend.Compares*' 'GpuBackend.*Download*'
+  '*GpuAttentionLarge.AWindow*' '*GpuBlocks*/1' 'GpuLongBlocks.ScoresOf*'
+  'GpuBackend.Compares*' 'GpuBackend.*Download*'
   '*GpuScores*/2' '*GpuSelection*/1' '*GpuSelection.LoadsAreNoted*/5' '*GpuRetroTraps.N*' '*CompareRows*'
   '*GrowingLayers.*/Bfloat16' '*Products.*/One' '*Products.*/Nine'
 )

@@ -379,18 +379,20 @@ void CudaBackend::score_pages(const Layer& layer, const KvCache& cache, const Bl
   require(scores.shape[2] <= cache.max_pages, "scores have more pages than the cache");
   const auto& on_device = dynamic_cast<const CudaLayer&>(layer);
   device_->use();
-  if (device_->enqueues())
-    cuda_check(kernels::score_pages({.heads = on_device.heads(),
-                                     .kv = dynamic_cast<const CudaCache&>(cache).pages(),
-                                     .q = on_device.queries(),
-                                     .steps = steps_of(block),
-                                     .n_steps = int32(block.size()),
-                                     .per_kv_head = policy.unit == Unit::per_kv_head,
-                                     .combine = combine_of(policy.combine),
-                                     .round_to_storage = round_to_storage,
-                                     .scores = scores.data(),
-                                     .n_pages = int32(scores.shape[2])},
-                                    device_->stream()));
+  const kernels::ScorePagesParams params{.heads = on_device.heads(),
+                                         .kv = dynamic_cast<const CudaCache&>(cache).pages(),
+                                         .q = on_device.queries(),
+                                         .steps = steps_of(block),
+                                         .n_steps = int32(block.size()),
+                                         .per_kv_head = policy.unit == Unit::per_kv_head,
+                                         .combine = combine_of(policy.combine),
+                                         .round_to_storage = round_to_storage,
+                                         .scores = scores.data(),
+                                         .n_pages = int32(scores.shape[2])};
+  const bool by_groups = of_one_sequence(block) && kernels::takes_score_block(params, device_->limits());
+  if (!device_->enqueues()) return;
+  cuda_check(by_groups ? kernels::score_block(params, device_->limits(), device_->stream())
+                       : kernels::score_pages(params, device_->stream()));
 }
 
 void CudaBackend::page_mass(const Layer& layer, const KvCache& cache, const Block& block, Unit unit,
