@@ -24,8 +24,9 @@ class MassRecall final : public Metric {
   }
 
   void finish(Measurements& measurements) override {
-    measurements.summary.emplace_back("mass_recall_first_mean", mean(first_.values()));
-    measurements.summary.emplace_back("mass_recall_final_mean", mean(final_.values()));
+    auto first = first_.begin_mean(), final = final_.begin_mean();
+    measurements.summary.emplace_back("mass_recall_first_mean", first.get());
+    measurements.summary.emplace_back("mass_recall_final_mean", final.get());
     measurements.series.push_back(first_.take());
     measurements.series.push_back(final_.take());
   }

@@ -39,4 +39,8 @@ StepLayerSeries::StepLayerSeries(const ReplayShape& shape, std::string name, std
   series_.description = std::move(description);
 }
 
+std::future<double> StepLayerSeries::begin_mean() const {
+  return std::async(std::launch::async, [this] { return mean(series_.values); });
+}
+
 }  // namespace hindsight

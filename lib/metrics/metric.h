@@ -1,6 +1,7 @@
 #pragma once
 // Metric: an observer of a replay, one file each, listed in metrics.def. Definitions: README, "Metrics".
 
+#include <future>
 #include <memory>
 #include <string>
 #include <utility>
@@ -43,6 +44,9 @@ class StepLayerSeries {
     return series_.values[(step * series_.shape[1] + layer) * last_extent_ + last];
   }
   const std::vector<double>& values() const { return series_.values; }
+  /// Mean of the values, computed on a thread of its own: series are many megabytes. They must stay as they
+  /// are.
+  std::future<double> begin_mean() const;
   Series take() { return std::move(series_); }
 
  private:

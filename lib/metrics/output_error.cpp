@@ -44,18 +44,18 @@ class OutputError final : public Metric {
 
   void finish(Measurements& measurements) override {
     // At the end of a pass nobody has anything else to do, and these take longer than all other metrics.
-    auto percentiles = std::async(std::launch::async, [this] {
-      return std::pair{final_counts_.find(final_.values(), 0.50), final_counts_.find(final_.values(), 0.95)};
-    });
-    const double first = mean(first_.values()), final = mean(final_.values()),
-                 cosine = mean(cosine_.values()), cumulative = mean(cumulative_.values());
-    const auto [p50, p95] = percentiles.get();
-    measurements.summary.insert(measurements.summary.end(), {{"rel_l2_first_mean", first},
-                                                             {"rel_l2_final_mean", final},
-                                                             {"rel_l2_final_p50", p50},
-                                                             {"rel_l2_final_p95", p95},
-                                                             {"cosine_final_mean", cosine},
-                                                             {"cumulative_error_mean", cumulative}});
+    const auto begin_percentile = [&](double share) {
+      return std::async(std::launch::async,
+                        [this, share] { return final_counts_.find(final_.values(), share); });
+    };
+    auto first = first_.begin_mean(), final = final_.begin_mean(), cosine = cosine_.begin_mean(),
+         cumulative = cumulative_.begin_mean(), p50 = begin_percentile(0.50), p95 = begin_percentile(0.95);
+    measurements.summary.insert(measurements.summary.end(), {{"rel_l2_first_mean", first.get()},
+                                                             {"rel_l2_final_mean", final.get()},
+                                                             {"rel_l2_final_p50", p50.get()},
+                                                             {"rel_l2_final_p95", p95.get()},
+                                                             {"cosine_final_mean", cosine.get()},
+                                                             {"cumulative_error_mean", cumulative.get()}});
     for (StepLayerSeries* series : {&first_, &final_, &cosine_, &cumulative_})
       measurements.series.push_back(series->take());
   }

@@ -7,6 +7,7 @@
 
 #include "core/process_memory.h"
 #include "methods/catalog.h"
+#include "replay/fidelity.h"
 #include "replay/latency.h"
 #include "replay/layer_replay.h"
 #include "replay/passes.h"
@@ -144,8 +145,9 @@ SweepEstimate estimate_beside_program(const SweepPlan& plan, const ReplaySpec& s
       total.seconds += n_layers * steps * attended * per_token * static_cast<double>(tensors.windows.back()) /
                        rates.flops_per_second;
       const auto n_points = static_cast<int64_t>(pass.size());
-      // Results of a layer arrive, those of the one before are looked at, in memory of their own.
-      series_most = std::max(series_most, n_points * measured_bytes(shape) + 3 * tensors.result_bytes());
+      // Results of a layer arrive while those before wait, and one is looked at, in memory of its own.
+      series_most = std::max(
+          series_most, n_points * measured_bytes(shape) + (unobserved_layers + 2) * tensors.result_bytes());
       total.output_bytes += n_points * measured_values(shape) * static_cast<int64_t>(sizeof(float));
     }
     if (plan.measure_latency) {

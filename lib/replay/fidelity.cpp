@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <future>
+#include <queue>
+#include <utility>
 
 #include "methods/catalog.h"
 #include "replay/layer_replay.h"
@@ -41,14 +43,14 @@ auto on_threads(size_t n, const F& f) {
   return running;
 }
 
-/// Metrics of all points of a pass. They are made, and take a layer in, on other threads, while the backend
-/// replays the next one.
+/// Metrics of all points of a pass. They are made, and take layers in, on other threads, while the backend
+/// replays the next ones.
 class Observation {
  public:
   Observation(const ReplayTrace& trace, std::span<const ReplayPoint> pass,
               const std::vector<int64_t>& windows)
       : points_(pass.size()) {
-    observed_ = std::async(std::launch::async, [this, &trace, pass, windows] {
+    latest_ = std::async(std::launch::async, [this, &trace, pass, windows] {
       for (auto& made : on_threads(pass.size(), [&](size_t i) {
              const ReplayShape shape = replay_shape(trace, pass[i]);
              points_[i].metrics = make_metrics(shape);
@@ -58,25 +60,36 @@ class Observation {
         made.get();
     });
   }
+  /// What runs uses the points.
+  ~Observation() {
+    if (latest_.valid()) latest_.wait();
+  }
 
-  /// Waits for the layer before and begins with this one.
+  /// Takes a layer in, after those before it.
   void begin(LayerResults results) {
-    wait();
-    observed_ = std::async(std::launch::async, [this, results = std::move(results)] {
-      const SelectionEvent selection{results.layer, results.counts.get(), results.n_units, results.n_columns};
+    latest_ = std::async(std::launch::async, [this, before = latest_,
+                                              arriving = std::move(results)]() mutable {
+      // Taken out of what the future keeps: the results' memory is used again, and futures make no chain.
+      std::exchange(before, {}).get();
+      const LayerResults layer = std::move(arriving);
+      const SelectionEvent selection{layer.layer, layer.counts.get(), layer.n_units, layer.n_columns};
       std::vector<std::vector<float>> errors;
-      for (const Download<float>& arriving : results.errors) errors.push_back(arriving.get());
+      for (const Download<float>& of_window : layer.errors) errors.push_back(of_window.get());
       for (auto& observed :
            on_threads(points_.size(), [&](size_t i) { points_[i].observe(selection, errors); }))
         observed.get();
     });
+    layers_.push(latest_);
   }
-  void wait() {
-    if (observed_.valid()) observed_.get();
+  /// Layers that were begun and not waited for.
+  size_t layers_ahead() const { return layers_.size(); }
+  void wait_for_a_layer() {
+    layers_.front().get();
+    layers_.pop();
   }
 
   std::vector<Measurements> finish() {
-    wait();
+    latest_.get();
     std::vector<std::vector<std::future<Measurements>>> finished;
     for (const ObservedPoint& point : points_)
       finished.push_back(on_threads(point.metrics.size(), [&](size_t i) {
@@ -92,7 +105,8 @@ class Observation {
 
  private:
   std::vector<ObservedPoint> points_;
-  std::future<void> observed_;  ///< what it works on outlives it
+  std::shared_future<void> latest_;              ///< waits for all before it
+  std::queue<std::shared_future<void>> layers_;  ///< in order
 };
 
 }  // namespace
@@ -104,17 +118,19 @@ std::vector<Measurements> replay_fidelity(Backend& backend, Residency& residency
   const std::vector<int64_t> windows = windows_of(pass);
   Observation observation(trace, pass, windows);
   LayerReplay replay(backend, residency, trace, any, windows);
+  const auto wait_for_a_layer = [&] {
+    observation.wait_for_a_layer();
+    layer_done();
+  };
   for (size_t layer = 0; layer < any.layers.size(); ++layer) {
     const LayerReplay::Parts parts = replay.parts_of(any.layers[layer]);
     if (layer + 1 < any.layers.size()) residency.read_ahead(any.layers[layer + 1]);
-    // The backend has this layer to do while the one before is observed.
-    LayerResults results = replay.enqueue(parts, static_cast<int64_t>(layer));
-    observation.wait();
-    if (layer > 0) layer_done();
-    observation.begin(std::move(results));
+    observation.begin(replay.enqueue(parts, static_cast<int64_t>(layer)));
+    // The backend has layers to do while those before are observed, and while metrics, larger than all
+    // results, are made.
+    while (observation.layers_ahead() > static_cast<size_t>(unobserved_layers)) wait_for_a_layer();
   }
-  observation.wait();
-  layer_done();
+  while (observation.layers_ahead() > 0) wait_for_a_layer();
   return observation.finish();
 }
 

@@ -2,6 +2,7 @@
 // Fidelity replay: the points of a pass over all their layers, in blocks of hundreds of steps; metrics
 // observe it.
 
+#include <cstdint>
 #include <functional>
 
 #include "metrics/metric.h"
@@ -9,6 +10,9 @@
 #include "replay/residency.h"
 
 namespace hindsight {
+
+/// Layers whose results a replay keeps, at most, before metrics have taken them in.
+inline constexpr int64_t unobserved_layers = 3;
 
 /// Replays the points of a pass at once (retroattention paper, section 3, open loop) and returns what the
 /// metrics measured of each, the same as if it had been replayed alone. `layer_done` is called once a layer
