@@ -324,10 +324,19 @@ def peak_memory_taken(words: list[str], cwd: Path) -> float:
     return int(subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout) * 1024 / 1e6
 
 
-def test_the_memory_that_a_dry_run_states_is_what_the_run_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sweep, settings",
+    [
+        ("page_size", ["repeats=1", "steps.count=64"]),
+        ("quickstart", ["measure=[fidelity]"]),  # many points, of which threads could keep what they freed
+    ],
+)
+def test_the_memory_that_a_dry_run_states_is_what_the_run_takes(
+    tmp_path: Path, sweep: str, settings: list[str]
+) -> None:
     root = Path(__file__).parents[2]
-    few = ["--set", "repeats=1", "--set", "steps.count=64"]
-    words = ["run", "configs/page_size.yaml", "--device", "cpu", *few, "-o", str(tmp_path / "r.h5")]
+    few = [word for setting in settings for word in ("--set", setting)]
+    words = ["run", f"configs/{sweep}.yaml", "--device", "cpu", *few, "-o", str(tmp_path / "r.h5")]
     assert peak_memory_stated(words, root) == pytest.approx(peak_memory_taken(words, root), rel=0.25)
 
 
