@@ -21,9 +21,10 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
     Matrix<Real> queries;
     ReusedMatrix<Real> weight_memory;
     std::vector<TokenPiece> visible;
+    // Neighbouring steps of a unit share most of their pages: a thread finds them in its cache.
 #pragma omp for collapse(2) schedule(dynamic, 8)
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t u = 0; u < units; ++u) {
+    for (int64_t u = 0; u < units; ++u) {
+      for (int64_t i = 0; i < n; ++i) {
         const BlockStep step = block.steps[i];
         const int64_t kv_head = u * heads / layer.group();
         const auto& sequence = cache.sequences[step.sequence];
