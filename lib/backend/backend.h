@@ -261,6 +261,8 @@ class Backend {
 
   virtual std::string device_name() const = 0;  ///< "CPU, 2 threads", "cuda:0 NVIDIA H200"
   virtual std::string driver() const = 0;       ///< "" on the CPU
+  /// Whether tensors lie in a device's memory, not in the host's.
+  bool is_device() const { return !driver().empty(); }
   /// Bytes that may still be allocated.
   virtual int64_t available_bytes() const = 0;
   /// "" if the backend can run this, else one line saying what it cannot and what it can.

@@ -51,7 +51,7 @@ class MemoryEstimate {
         spec_(spec),
         config_(config),
         backend_(backend),
-        on_device_(!backend.driver().empty()),
+        on_device_(backend.is_device()),
         element_(on_device_ && plan.precision == EvalPrecision::storage
                      ? size_of(weights.dtype("model.layers.0.self_attn.q_proj.weight"))
                      : real),

@@ -11,8 +11,6 @@ namespace {
 
 constexpr int64_t real = sizeof(float);
 
-bool is_device(const Backend& backend) { return !backend.driver().empty(); }
-
 int64_t computing_bytes(const EvalPlan& plan, const EvalPoint& point, const ModelConfig& config,
                         int64_t element, const Backend& backend, std::span<const EvalSequence> together) {
   std::vector<int64_t> capacities;
@@ -24,7 +22,7 @@ int64_t computing_bytes(const EvalPlan& plan, const EvalPoint& point, const Mode
     // Keys and values of all tokens, of which a reference keeps those of the prompt.
     const int64_t beyond_prompt = prompt_bytes(config, tokens) - prompt_bytes(config, sequence.prompt_tokens);
     prefill =
-        std::max(prefill, prefill_bytes(config, tokens, element) + (is_device(backend) ? 0 : beyond_prompt));
+        std::max(prefill, prefill_bytes(config, tokens, element) + (backend.is_device() ? 0 : beyond_prompt));
   }
   const int64_t decoder = decoder_bytes(config, method_of(point), capacities, element);
   return std::max(prefill, decoder + 2 * selection_bytes(plan, point, config, together) + start);
@@ -52,7 +50,7 @@ HeldBytes kept_bytes(const EvalPlan& plan, const ModelConfig& config, const Eval
   if (plan.mode == EvalMode::generate) return kept;
   const int64_t steps = teacher_forced_steps(sequence);
   kept.host += steps * config.vocabulary * real;
-  (is_device(backend) ? kept.device : kept.host) += steps * config.n_layers * config.hidden * real;
+  (backend.is_device() ? kept.device : kept.host) += steps * config.n_layers * config.hidden * real;
   return kept;
 }
 
@@ -86,7 +84,7 @@ int64_t largest_at_once(std::vector<int64_t> bytes, const Backend& backend) {
 }
 
 HeldBytes available_bytes(const Backend& backend) {
-  return {make_cpu_backend()->available_bytes(), is_device(backend) ? backend.available_bytes() : 0};
+  return {make_cpu_backend()->available_bytes(), backend.is_device() ? backend.available_bytes() : 0};
 }
 
 HeldBytes kept_values_limit(const HeldBytes& available, int64_t computing) {

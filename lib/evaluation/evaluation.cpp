@@ -174,15 +174,14 @@ EvalSpec resolve_evaluation(const EvalPlan& plan, const ModelConfig& config, con
       if (spec.data[i].digest == spec.data[j].digest)
         throw ConfigError(fmt::format("{}: data: {} is byte for byte {}; every file once would be right",
                                       plan.data[i].place, spec.data[i].name, spec.data[j].name));
-  if (plan.precision == EvalPrecision::storage && backend.driver().empty())
+  if (plan.precision == EvalPrecision::storage && !backend.is_device())
     throw ConfigError(fmt::format("{}: precision: storage has no meaning on {}, which computes in float32",
                                   plan.file.string(), backend.device_name()));
   for (const MethodPoint& method : plan.points) check_point(plan, config, method, backend);
   for (size_t data = 0; data < spec.data.size(); ++data)
     for (const MethodPoint& method : plan.points)
       spec.points.push_back(
-          {point_id(method, {}, {},
-                    identity_of(plan, spec.data[data], model_digest, !backend.driver().empty())),
+          {point_id(method, {}, {}, identity_of(plan, spec.data[data], model_digest, backend.is_device())),
            data, method});
   return spec;
 }

@@ -6,9 +6,7 @@
 
 namespace hindsight {
 
-int64_t groups_at_once(const Backend& backend) {
-  return backend.driver().empty() ? omp_get_max_threads() : 1;
-}
+int64_t groups_at_once(const Backend& backend) { return backend.is_device() ? 1 : omp_get_max_threads(); }
 
 std::vector<Group> groups_of(const EvalData& data, int64_t batch, int64_t threads) {
   std::vector<Group> groups;

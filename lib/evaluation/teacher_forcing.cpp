@@ -134,7 +134,7 @@ int64_t teacher_forced_steps(const EvalSequence& sequence) {
 DenseReference make_reference(const Model& model, Backend& backend, const EvalSequence& sequence,
                               const std::function<void()>& check_interrupt) {
   DenseReference reference;
-  reference.is_on_device = !backend.driver().empty();
+  reference.is_on_device = backend.is_device();
   const auto end = static_cast<int64_t>(sequence.tokens.size()) - 1;
   ReferenceRecorder recorder(model, backend, sequence.prompt_tokens, end, reference, check_interrupt);
   const auto taken = std::span(sequence.tokens).first(static_cast<size_t>(end));

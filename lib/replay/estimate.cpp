@@ -79,7 +79,7 @@ LayerSizes sizes_of(const Backend& backend, const ReplayTrace& trace, int64_t la
   const TraceInfo& info = trace.info;
   const int64_t real = backend.real_bytes();
   // The CPU widens what is stored; a device keeps it as it is.
-  const bool widens = backend.driver().empty();
+  const bool widens = !backend.is_device();
   const int64_t in_file = size_of(trace.dtype_of(layer)), stored = widens ? real : in_file;
   const int64_t pages = (info.n_tokens + page_size - 1) / page_size;
   const int64_t k = info.n_tokens * info.n_kv_heads * info.head_dim;
@@ -101,7 +101,7 @@ struct Kept {
 /// machine.
 SweepEstimate estimate_beside_program(const SweepPlan& plan, const ReplaySpec& spec, const Backend& backend,
                                       const Rates& rates) {
-  const bool on_device = !backend.driver().empty();
+  const bool on_device = backend.is_device();
 
   SweepEstimate total;
   // A pass's fidelity and the latency of its points follow one another: the larger counts, on the backend and
@@ -184,7 +184,7 @@ SweepEstimate estimate(const SweepPlan& plan, const ReplaySpec& spec, Backend& b
   // On the CPU what the measurement leaves behind is used again; a device's kernels are loaded by it.
   const int64_t before = resident_bytes();
   const Rates rates = measure_rates(backend, spec.traces.front());
-  const bool on_device = !backend.driver().empty();
+  const bool on_device = backend.is_device();
   SweepEstimate total = estimate_beside_program(plan, spec, backend, rates);
   total.host_bytes += on_device ? resident_bytes() : before;
   return total;
