@@ -37,7 +37,9 @@ from hindsight_analysis.step_times import Workload as StepWorkload
 
 try:
     from hindsight_analysis import flashinfer_peers
-except ImportError:
+except ModuleNotFoundError as error:
+    if error.name != "flashinfer":
+        raise
     flashinfer_peers = None
 
 BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
@@ -93,6 +95,10 @@ class PeerTable:
         )
         print("|---|---|---|---|---|---|---|---|---|")
 
+    def has(self, what: str, batch: int, context: int, budget: int, peer: str) -> bool:
+        cell = {"what": what, "batch": batch, "context": context, "budget": budget, "peer": peer}
+        return any(cell.items() <= row.items() for row in self.rows)
+
     def add(
         self, what: str, batch: int, context: int, budget: int, peer: str, us: float, measured: str
     ) -> None:
@@ -121,7 +127,10 @@ class PeerTable:
 def peers_of(
     workload: Workload, lists: list[int]
 ) -> Iterator[tuple[str, int, str, Callable[[], float]]]:
-    """What is timed, its budget, whose it is, and the function that times it; `lists` are the budgets of page lists."""
+    """What is timed, its budget, whose it is, and the function that times it.
+
+    `lists` are the budgets of page lists.
+    """
     budget = workload.budget
     for name, backend in BACKENDS.items():
         yield "dense", budget, name, lambda b=backend: dense(workload, b)
@@ -152,6 +161,9 @@ def main() -> int:
         print("bench_peers: PyTorch sees no GPU; run it on a machine with one", file=sys.stderr)
         return 4
 
+    if flashinfer_peers is None:
+        print("bench_peers: FlashInfer is not installed; its times are left out", file=sys.stderr)
+
     ours = load_step_times(arguments.ours)
     rows = PeerTable(ours, arguments.kv_heads)
     for batch in arguments.batches:
@@ -160,12 +172,13 @@ def main() -> int:
             lists = {
                 run.budget
                 for run in ours
-                if (run.what, run.batch, run.context) == ("attend", batch, context)
+                if (run.what, run.kv_heads, run.batch, run.context, run.cache)
+                == ("attend", arguments.kv_heads, batch, context, "cold")
             }
             for what, budget, peer, measure in peers_of(workload, sorted(lists)):
                 try:
                     us = measure()
-                except RuntimeError as error:  # a backend that does not take the shape
+                except (RuntimeError, ValueError) as error:  # a peer that does not take the shape
                     reason = str(error).splitlines()[0]
                     print(
                         f"bench_peers: {peer}, batch {batch}, {context} tokens: {reason}",
@@ -176,16 +189,11 @@ def main() -> int:
                 torch.cuda.empty_cache()
     if arguments.kv_heads == 8 and KNOWN_ON in torch.cuda.get_device_name():
         for known in KNOWN:
-            if known.batch in arguments.batches and known.context in arguments.contexts:
-                rows.add(
-                    known.what,
-                    known.batch,
-                    known.context,
-                    known.budget,
-                    known.peer,
-                    known.us,
-                    "elsewhere",
-                )
+            cell = (known.what, known.batch, known.context, known.budget, known.peer)
+            if known.batch not in arguments.batches or known.context not in arguments.contexts:
+                continue
+            if not rows.has(*cell):
+                rows.add(*cell, known.us, "elsewhere")
     versions = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     if flashinfer_peers is not None:
         versions["flashinfer"] = flashinfer_peers.VERSION

@@ -56,17 +56,26 @@ class _PagedDecode:
         return self._wrapper.run(q, (k, v))
 
 
-def _shuffled(rows: int, pages: int, taken: int) -> torch.Tensor:
-    """Of each row's own pages `taken`, in any order: int32 [rows * taken], numbers of pages in a pool of all."""
-    orders = [torch.randperm(pages, device="cuda")[:taken] + row * pages for row in range(rows)]
-    return torch.cat(orders).to(torch.int32)
+def _scattered(rows: int, pages: int) -> torch.Tensor:
+    """Page tables of sequences whose pages lie anywhere among their own: int32 [rows, pages], pages of a pool."""
+    orders = [torch.randperm(pages, device="cuda") + row * pages for row in range(rows)]
+    return torch.stack(orders).to(torch.int32)
+
+
+def _chosen(rows: int, pages: int, taken: int) -> torch.Tensor:
+    """Lists of some of each row's pages, ascending as bench_steps has them: int32 [rows * taken]."""
+    lists = [
+        torch.randperm(pages, device="cuda")[:taken].sort().values + row * pages
+        for row in range(rows)
+    ]
+    return torch.cat(lists).to(torch.int32)
 
 
 def dense(workload: Workload) -> float:
     """Over all pages, which are scattered."""
     pages = workload.batch * workload.pages
     decode = _PagedDecode(workload.batch, Q_HEADS, workload.kv_heads, workload.pages)
-    decode.indices.copy_(_shuffled(workload.batch, workload.pages, workload.pages))
+    decode.indices.copy_(_scattered(workload.batch, workload.pages).view(-1))
     shape = (pages, workload.kv_heads, PAGE, HEAD_DIM)
     layers = [
         (normal(*shape), normal(*shape)) for _ in range(workload.layers(workload.dense_bytes))
@@ -85,7 +94,7 @@ def attend(workload: Workload) -> float:
     """Over lists of pages, one for each KV head."""
     heads = workload.batch * workload.kv_heads
     decode = _PagedDecode(heads, workload.group, 1, workload.chosen_pages)
-    decode.indices.copy_(_shuffled(heads, workload.pages, workload.chosen_pages))
+    decode.indices.copy_(_chosen(heads, workload.pages, workload.chosen_pages))
     layers = [_pages_of_heads(workload) for _ in range(workload.layers(workload.attend_bytes))]
     q = normal(heads, workload.group, HEAD_DIM)
     return graph_us([lambda k=k, v=v: decode(q, k, v) for k, v in layers])
@@ -95,7 +104,7 @@ def quest(workload: Workload) -> float:
     """A product for the bounds, FlashInfer's top-k with page table, its attention over the lists."""
     heads = workload.batch * workload.kv_heads
     decode = _PagedDecode(heads, workload.group, 1, workload.chosen_pages)
-    table = _shuffled(heads, workload.pages, workload.pages).view(heads, workload.pages)
+    table = _scattered(heads, workload.pages)
     lengths = torch.full((heads,), workload.pages, dtype=torch.int32, device="cuda")
     layers = []
     for _ in range(workload.layers(workload.quest_bytes)):

@@ -65,6 +65,7 @@ def page_scores(q: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
 def graph_us(runs: list[Callable[[], object]]) -> float:
     """Microseconds per run: the runs captured one after another, median of the replays."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # which made the inputs
     with torch.cuda.stream(stream):
         for run in runs:
             run()

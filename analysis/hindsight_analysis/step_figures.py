@@ -1,6 +1,6 @@
 """Draws the times of decode steps that bench_steps measured.
 
-    python -m hindsight_analysis.step_figures steps.json --out FOLDER
+    python -m hindsight_analysis.step_figures steps.json [more.json ...] --out FOLDER
 
 Writes step_time.png: time against context, a panel for each batch size, with the time that reading
 the bytes of a Quest step takes; step_share.png: the share of the read ceiling that each kind of step
@@ -127,20 +127,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("file", help="JSON of bench_steps")
+    parser.add_argument("files", nargs="+", help="JSON of bench_steps; the first to time a run wins")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the figures")
     parser.add_argument("--budget", type=int, default=2048, help="tokens")
     options = parser.parse_args(arguments)
+    times: dict[Workload, StepTime] = {}
+    file = ""
     try:
-        times = of_one_model(load_step_times(options.file))
+        for file in options.files:
+            times = load_step_times(file) | times
+        times = of_one_model(times)
         options.out.mkdir(parents=True, exist_ok=True)
-        for file in (
+        for figure in (
             *draw(times, options.budget, options.out),
             *draw_batches(times, options.budget, options.out),
         ):
-            print(file)
+            print(figure)
     except (OSError, ValueError, KeyError) as error:
-        print(f"step_figures: {options.file}: {error}", file=sys.stderr)
+        print(f"step_figures: {file}: {error}", file=sys.stderr)
         return 3
     return 0
 

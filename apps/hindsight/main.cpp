@@ -33,9 +33,9 @@ bool processor_is_able() {
 #endif
 }
 
-/// Blocks of megabytes go back to the system when they are freed, and threads share their arenas. Without a fixed
-/// threshold the allocator keeps blocks after their first use, and every thread keeps what it freed: the peak
-/// would depend on how they happen to fit and on the threads. --dry-run states it.
+/// Blocks of megabytes go back to the system when they are freed, and threads share their arenas. Without a
+/// fixed threshold the allocator keeps blocks after their first use, and every thread keeps what it freed:
+/// the peak would depend on how they happen to fit and on the threads. --dry-run states it.
 void keep_little_free_memory() {
 #ifdef M_MMAP_THRESHOLD
   mallopt(M_MMAP_THRESHOLD, 4 << 20);

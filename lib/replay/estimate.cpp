@@ -168,8 +168,10 @@ SweepEstimate estimate_beside_program(const SweepPlan& plan, const ReplaySpec& s
       }
     }
   }
-  // A layer that is brought while others fill the residency comes on top.
-  kept_most = std::min(kept_most, residency_limit(backend) + layer_most);
+  // A layer that is brought while others fill the residency comes on top; on a device also those that are
+  // made room of: their memory is free once the work on them, which is enqueued, has ended.
+  const int64_t on_top = (1 + (on_device ? unobserved_layers : 0)) * layer_most;
+  kept_most = std::min(kept_most, residency_limit(backend) + on_top);
   const int64_t computing = kept_most + backend_most;
   total.host_bytes = host_most + series_most + (on_device ? 0 : computing);
   total.device_bytes = on_device ? computing : 0;

@@ -67,18 +67,18 @@ class Observation {
 
   /// Takes a layer in, after those before it.
   void begin(LayerResults results) {
-    latest_ = std::async(std::launch::async, [this, before = latest_,
-                                              arriving = std::move(results)]() mutable {
-      // Taken out of what the future keeps: the results' memory is used again, and futures make no chain.
-      std::exchange(before, {}).get();
-      const LayerResults layer = std::move(arriving);
-      const SelectionEvent selection{layer.layer, layer.counts.get(), layer.n_units, layer.n_columns};
-      std::vector<std::vector<float>> errors;
-      for (const Download<float>& of_window : layer.errors) errors.push_back(of_window.get());
-      for (auto& observed :
-           on_threads(points_.size(), [&](size_t i) { points_[i].observe(selection, errors); }))
-        observed.get();
-    });
+    latest_ =
+        std::async(std::launch::async, [this, before = latest_, arriving = std::move(results)]() mutable {
+          // Taken out of what the future keeps: the results' memory is used again, and futures make no chain.
+          std::exchange(before, {}).get();
+          const LayerResults layer = std::move(arriving);
+          const SelectionEvent selection{layer.layer, layer.counts.get(), layer.n_units, layer.n_columns};
+          std::vector<std::vector<float>> errors;
+          for (const Download<float>& of_window : layer.errors) errors.push_back(of_window.get());
+          for (auto& observed :
+               on_threads(points_.size(), [&](size_t i) { points_[i].observe(selection, errors); }))
+            observed.get();
+        });
     layers_.push(latest_);
   }
   /// Layers that were begun and not waited for.

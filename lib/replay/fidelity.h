@@ -11,7 +11,7 @@
 
 namespace hindsight {
 
-/// Layers whose results a replay keeps, at most, before metrics have taken them in.
+/// Layers whose results wait for metrics to take them in, at most, when a replay goes on to another layer.
 inline constexpr int64_t unobserved_layers = 3;
 
 /// Replays the points of a pass at once (retroattention paper, section 3, open loop) and returns what the

@@ -72,6 +72,16 @@ def test_batches_are_drawn_at_the_context_that_has_most(tmp_path):
     assert step_figures.draw_batches(times, 512, tmp_path) == []
 
 
+def test_files_are_drawn_together_and_a_fault_names_its_file(tmp_path, capsys):
+    first = write(tmp_path / "a.json", [run("dense/32:8/b1/4096/w1/k2048/cold", 1)])
+    second = write(tmp_path / "b.json", [run("dense/32:8/b1/8192/w1/k2048/cold", 2)])
+    assert step_figures.main([first, second, "--out", str(tmp_path)]) == 0
+    (tmp_path / "c.json").write_text("{")
+    assert step_figures.main([first, str(tmp_path / "c.json"), "--out", str(tmp_path)]) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "c.json" in error and "a.json" not in error
+
+
 def test_nothing_to_draw_is_one_line(tmp_path, capsys):
     file = write(tmp_path / "a.json", [run("step/32:8/b1/4096/w1/k2048/cold", 1)])
     assert step_figures.main([file, "--out", str(tmp_path)]) == 3

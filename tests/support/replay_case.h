@@ -30,8 +30,9 @@ class ReplayCase {
     const std::vector<ReplayPass> passes = passes_of(spec_, [](const ReplayPoint&) { return true; });
     EXPECT_EQ(passes.size(), 1u) << "the points differ in more than their window";
     Residency residency(backend_, spec_.traces[0], residency_limit_);
-    return replay_fidelity(backend_, residency, spec_.traces[0], passes.at(0), [] {});
+    return replay_fidelity(backend_, residency, spec_.traces[0], passes.at(0), layer_done_);
   }
+  void when_a_layer_is_done(std::function<void()> layer_done) { layer_done_ = std::move(layer_done); }
   /// Nothing stays resident: every layer, cache and reference is made again when it is needed.
   void keep_nothing() { residency_limit_ = 0; }
   SweepPlan& plan() { return plan_; }
@@ -41,6 +42,7 @@ class ReplayCase {
   SweepPlan plan_;
   ReplaySpec spec_;
   int64_t residency_limit_ = int64_t{1} << 30;
+  std::function<void()> layer_done_ = [] {};
 };
 
 inline const Series& series(const Measurements& measured, const std::string& name) {

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "core/error.h"
 #include "support/replay_case.h"
@@ -177,6 +178,49 @@ TEST_F(FidelityReplay, StreamingNeverBringsAPageBack) {
     // Whatever is new in S_t is the newest page, if anything.
     const double pages = std::ceil(kv[i / 2] / (2 * 4 * 2 * 16 * 2));
     EXPECT_LE((1 - overlap[i]) * pages, 1.0 + 1e-9) << i;
+  }
+}
+
+/// More layers than may wait for metrics.
+class ReplayOfManyLayers : public FidelityReplay {
+ protected:
+  ReplayOfManyLayers() {
+    std::vector<int64_t> layers(2 * unobserved_layers + 2);
+    std::iota(layers.begin(), layers.end(), 2);
+    write_small_trace(dir_ / "deep.h5", {.n_tokens = 90,
+                                         .prompt_tokens = 70,
+                                         .n_model_layers = 2 + std::ssize(layers),
+                                         .layers = layers,
+                                         .q_start = 70});
+  }
+  const MethodPoint point_ = method_point("quest", {{"budget.ratio", 0.2}, {"retro.window", int64_t{4}}});
+};
+
+TEST_F(ReplayOfManyLayers, IsThatOfEachLayer) {
+  const Measurements together = ReplayCase(dir_ / "deep.h5", *backend_).measure(point_);
+  const Series& all = series(together, "rel_l2_final");
+  const int64_t n_layers = all.shape[1], heads = all.shape[2];
+  ASSERT_GT(n_layers, unobserved_layers + 1);
+  for (int64_t layer = 0; layer < n_layers; ++layer) {
+    ReplayCase alone(dir_ / "deep.h5", *backend_);
+    alone.plan().layers = std::vector{2 + layer};
+    const Measurements measured = alone.measure(point_);
+    const std::vector<double>& own = series(measured, "rel_l2_final").values;
+    for (int64_t i = 0; i < std::ssize(own); ++i)
+      ASSERT_EQ(own[i], all.values[(i / heads * n_layers + layer) * heads + i % heads]) << layer << " " << i;
+  }
+}
+
+// Whatever is under way when a replay ends early ends before what it works on.
+TEST_F(ReplayOfManyLayers, MayEndAtAnyLayer) {
+  for (int64_t end_at = 1; end_at <= 2 * unobserved_layers + 2; ++end_at) {
+    ReplayCase replay(dir_ / "deep.h5", *backend_);
+    int64_t done = 0;
+    replay.when_a_layer_is_done([&] {
+      if (++done == end_at) throw Interrupted("enough");
+    });
+    EXPECT_THROW(replay.measure(point_), Interrupted);
+    EXPECT_EQ(done, end_at);
   }
 }
 
