@@ -1,9 +1,10 @@
 // Everything that looks at all keys, for blocks of many steps of one sequence: dense attention and the true
 // mass of pages by warpgroup products (compute capability 9.0a, 16-bit types).
 //
-// A block of threads has a KV head and 128 query rows, the G heads of neighbouring steps. One warpgroup reads
-// keys and values, 128 tokens at a time, three stages deep; two others have 64 rows each. While one of them
-// turns logits into weights, the other has the tensor cores.
+// Of dense attention a block of threads has a KV head and 128 query rows, the G heads of neighbouring steps.
+// One warpgroup reads keys and values, 128 tokens at a time, three stages deep; two others have 64 rows each.
+// While one of them turns logits into weights, the other has the tensor cores. Page masses need keys alone:
+// four warpgroups have 64 rows each.
 
 #include <algorithm>
 

@@ -509,8 +509,8 @@ class StepBlock {
       return kNoPlace;
     };
     WarpAttention<T, D, N> mine;
-    stream_chunks<Ahead>(mine, &shared_.q[first_row], params_.heads, params_.kv, head_, step_.position,
-                         params_.scale, rows, buffers, x, warps, next, [] {});
+    stream_chunks<Ahead>(mine, &shared_.q[first_row], R - first_row, params_.heads, params_.kv, head_,
+                         step_.position, params_.scale, rows, buffers, x, warps, next, [] {});
     leave_results(mine, *buffers[0], shared_.warp_state[threadIdx.x / 32]);
   }
 

@@ -77,7 +77,7 @@ __device__ bool attend_stages(const Problem& problem, const Heads& heads, const 
   constexpr int N = kGroupTiles<R>;
 
   const VisibleRows<N> rows = visible_rows<N>(problem, group * 16);
-  if (has_rows) mine.take_queries(&shared.q[group * 16]);
+  if (has_rows) mine.take_queries(&shared.q[group * 16], 16);
 
   constexpr int run_stages = kRunChunks / kChunkWarps;
   for (int run = first_stage; run < stage_end; run += run_stages) {

@@ -199,7 +199,7 @@ bool takes_score_block(const ScorePagesParams& params, const DeviceLimits& devic
 }
 
 cudaError_t score_block(const ScorePagesParams& params, const DeviceLimits& device, cudaStream_t stream) {
-  if (params.n_pages == 0) return cudaSuccess;
+  if (params.n_steps == 0 || params.n_pages == 0) return cudaSuccess;
   const int row_blocks = ceil_div(params.n_steps, kRows / (params.heads.n_q_heads / params.heads.n_kv_heads));
   const int tiles = ceil_div(params.n_pages, kTile);
   const int splits = std::max(1, device.multiprocessors / (row_blocks * params.heads.n_kv_heads));

@@ -1,9 +1,9 @@
 // Page scores. Two ways:
 // - a half-warp takes a page, keeps its summary in registers, and scores it for all query rows of a tile;
 // - for many steps (score_by_products), max(q*kmin, q*kmax) summed is [q+, q-].[kmax, kmin], a product for
-// the
-//   tensor cores: a block has 64 query rows and 64 pages at a time, a warp 32 rows and 16 pages. The page of
-//   a row's own position, of which the row sees a part, is left to a second kernel, which goes the first way.
+//   the tensor cores: a block has 64 query rows and 64 pages at a time, a warp 32 rows and 16 pages. The page
+//   of a row's own position, of which the row sees a part, is left to a second kernel, which goes the first
+//   way.
 
 #include "kernels/dispatch.cuh"
 #include "kernels/mma_attention.cuh"

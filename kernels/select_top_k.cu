@@ -31,7 +31,15 @@ class RowKeys {
 #pragma unroll
     for (int x = 0; x < kHeld; ++x)
       if (first_ + x * 32 < last_) f(page(x), page(x) < last_, held_[x]);
-    for (int x = kHeld; first_ + x * 32 < last_; ++x) f(page(x), page(x) < last_, look_up(page(x)));
+    // A few at a time: one after another, each would be waited for.
+    for (int begin = kHeld; first_ + begin * 32 < last_; begin += kHeld) {
+      uint32_t keys[kHeld];
+#pragma unroll
+      for (int x = 0; x < kHeld; ++x) keys[x] = look_up(page(begin + x));
+#pragma unroll
+      for (int x = 0; x < kHeld; ++x)
+        if (first_ + (begin + x) * 32 < last_) f(page(begin + x), page(begin + x) < last_, keys[x]);
+    }
   }
 
  private:

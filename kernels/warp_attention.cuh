@@ -92,18 +92,20 @@ struct WarpAttention {
     for (int n = 0; n < N; ++n) max[n][0] = max[n][1] = -INFINITY;
   }
 
-  /// The rows' queries, in shared memory: few of them are kept in registers.
-  __device__ void take_queries(const T (*q)[kMmaStride<D>]) {
+  /// The rows' queries, in shared memory: few of them are kept in registers. There are `held`; the last one
+  /// stands for those after it, which see nothing.
+  __device__ void take_queries(const T (*q)[kMmaStride<D>], int held) {
     const int lane = threadIdx.x % 32;
     if constexpr (N == 1) {
 #pragma unroll
       for (int c = 0; c < D / 16; ++c)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          kept_[c][half] = *reinterpret_cast<const uint32_t*>(&q[lane / 4][c * 16 + half * 8 + lane % 4 * 2]);
+          kept_[c][half] = *reinterpret_cast<const uint32_t*>(
+              &q[min(lane / 4, held - 1)][c * 16 + half * 8 + lane % 4 * 2]);
     } else {
       static_assert(N == 2);
-      queries_ = shared_address(&q[lane % 8 + lane / 16 * 8][lane / 8 % 2 * 8]);
+      queries_ = shared_address(&q[min(lane % 8 + lane / 16 * 8, held - 1)][lane / 8 % 2 * 8]);
     }
   }
 

@@ -33,13 +33,14 @@ struct Place {
 inline constexpr Place kNoPlace{INT_MAX, 0, 0, 0, 0};
 
 /// Attends to the places that next(chunk) gives for chunk, chunk + stride, ... until kNoPlace; next may skip
-/// places. `buffers` are Ahead pointers. Tokens of a place exist up to last_position. Once the first places
-/// are being read, calls ready(), after which the queries must be there.
+/// places. `q` holds `held` rows. `buffers` are Ahead pointers. Tokens of a place exist up to last_position.
+/// Once the first places are being read, calls ready(), after which the queries must be there.
 template <int Ahead, class T, int D, int N, class Next, class Ready>
-__device__ void stream_chunks(WarpAttention<T, D, N>& mine, const T (*q)[kMmaStride<D>], const Heads& heads,
-                              const PagedKv& kv, int kv_head, int last_position, float scale,
-                              const VisibleRows<N>& rows, WarpBuffer<T, D>* const (&buffers)[Ahead],
-                              int chunk, int stride, Next&& next, Ready&& ready) {
+__device__ void stream_chunks(WarpAttention<T, D, N>& mine, const T (*q)[kMmaStride<D>], int held,
+                              const Heads& heads, const PagedKv& kv, int kv_head, int last_position,
+                              float scale, const VisibleRows<N>& rows,
+                              WarpBuffer<T, D>* const (&buffers)[Ahead], int chunk, int stride, Next&& next,
+                              Ready&& ready) {
   static_assert(Ahead == 1 || Ahead == 2);
   constexpr int row_vectors = D / kVec<T>;
   constexpr float log2_e = 1.4426950408889634f;
@@ -68,7 +69,7 @@ __device__ void stream_chunks(WarpAttention<T, D, N>& mine, const T (*q)[kMmaStr
     read(place[x], kv.v, buffers[x]->v);
   }
   ready();
-  mine.take_queries(q);
+  mine.take_queries(q, held);
 #pragma unroll 1
   for (int turn = 0; place[0].chunk != INT_MAX; ++turn) {
     const Place now = place[0], last = place[Ahead - 1];
@@ -208,8 +209,8 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
   __syncthreads();
   WarpBuffer<T, D>* const buffers[] = {&shared.buffer[warp]};
   WarpAttention<T, D, N> mine;
-  stream_chunks<1>(mine, shared.q, heads, kv, problem.kv_head(), problem.last_position(), scale, rows,
-                   buffers, part.first + warp, kStreamWarps, next, [&] {
+  stream_chunks<1>(mine, shared.q, kStreamRows, heads, kv, problem.kv_head(), problem.last_position(), scale,
+                   rows, buffers, part.first + warp, kStreamWarps, next, [&] {
                      if (tile_row < kStreamRows) *reinterpret_cast<uint4*>(&shared.q[tile_row][c]) = piece;
                      __syncthreads();
                    });

@@ -1,6 +1,6 @@
 #pragma once
-// Products of a warpgroup (four warps) and barriers in shared memory, of compute capability 9.0a: a function
-// for each instruction. Elsewhere the functions do not exist: kernels that use them ask HINDSIGHT_WGMMA.
+// Products of a warpgroup (four warps), of compute capability 9.0a: a function for each instruction.
+// Elsewhere the functions do not exist: kernels that use them ask HINDSIGHT_WGMMA.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

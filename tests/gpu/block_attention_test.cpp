@@ -109,7 +109,8 @@ TEST_F(GpuLongBlocks, LargeLogitsEqualOracle) {
   }
 }
 
-// So many blocks of rows that one goes through several tiles of pages, of which the last is in part only there.
+// So many blocks of rows that one goes through several tiles of pages, of which the last is in part only
+// there.
 TEST_F(GpuLongBlocks, ScoresOfManyTilesEqualOracle) {
   BatchShape shape;
   shape.dtype = DType::bfloat16;

@@ -248,6 +248,29 @@ TEST_P(GpuDecodeStepLarge, ShapesOfTheBenchmark) {
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, GpuDecodeStepLarge, ::testing::Range(0, 4));
 
+class GpuDecodeStepWindows : public GpuDecodeStep {};
+
+// Windows of as many rows as their tiles have, and replayed until they are full and on.
+TEST_P(GpuDecodeStepWindows, EqualTheOracleOnceTheyAreFull) {
+  const auto [window, group, head_dim] =
+      std::array<std::array<int64_t, 3>, 5>{
+          {{8, 4, 128}, {16, 4, 128}, {8, 8, 64}, {4, 16, 128}, {16, 1, 96}}}
+          .at(static_cast<size_t>(GetParam()));
+  StepCase c;
+  c.window = window;
+  c.steps = window + 2;
+  c.shape = {.n_tokens = {},
+             .prompt_tokens = {640, 333},
+             .n_kv_heads = 2,
+             .group = group,
+             .head_dim = head_dim,
+             .dtype = DType::bfloat16};
+  for (const int64_t prompt : c.shape.prompt_tokens) c.shape.n_tokens.push_back(prompt + c.steps);
+  c.k = {12, 7};
+  check(c);
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, GpuDecodeStepWindows, ::testing::Range(0, 5));
+
 class GpuDecodeStepExact : public GpuTest<> {
  protected:
   /// Pages of the last step over keys that repeat every `period` pages: equal scores have equal bits.

@@ -11,8 +11,9 @@ export HINDSIGHT_REQUIRE_GPU=1
 shards=${SHARDS:-4}
 patterns=(
   '*GpuDecodeStep.*/3' '*GpuDecodeStep.*/5' '*GpuDecodeStep.*/9' '*GpuDecodeStepExact.Ru*'
+  '*GpuDecodeStepWindows*/0'
   '*GpuAttention.*/1' '*GpuAttention.*/4' '*GpuAttentionLarge.DenseOfRagged*'
-  '*GpuAttentionLarge.AWindow*' '*GpuBlocks*/1' 'GpuLongBlocks.ScoresOf*'
+  '*GpuAttentionLarge.AWindow*' '*GpuBlocks*/7' 'GpuLongBlocks.ScoresOf*'
   'GpuBackend.Compares*' 'GpuBackend.*Download*'
   '*GpuScores*/2' '*GpuSelection*/1' '*GpuSelection.LoadsAreNoted*/5' '*GpuRetroTraps.N*' '*CompareRows*'
   '*GrowingLayers.*/Bfloat16' '*Products.*/One' '*Products.*/Nine'
