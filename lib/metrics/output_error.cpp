@@ -44,8 +44,8 @@ class OutputError final : public Metric {
 
   void finish(Measurements& measurements) override {
     // At the end of a pass nobody has anything else to do, and these take longer than all other metrics.
-    // One after the other: each may hold a copy of a part of the series.
     auto percentiles = std::async(std::launch::async, [this] {
+      // One after the other: each may hold a copy of a part of the series.
       return std::pair{final_counts_.find(final_.values(), 0.50), final_counts_.find(final_.values(), 0.95)};
     });
     auto first = first_.begin_mean(), final = final_.begin_mean(), cosine = cosine_.begin_mean(),
