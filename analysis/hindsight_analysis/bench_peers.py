@@ -3,12 +3,13 @@
     build/release/apps/bench/bench_steps --benchmark_out=ours.json
     python -m hindsight_analysis.bench_peers --ours ours.json --out peers.json
 
-Needs a GPU and PyTorch. Peers: PyTorch's scaled_dot_product_attention over contiguous keys and values
-(each backend that runs), a Quest step of PyTorch operations (page bounds as one product, topk,
-gather, attention), and FlashInfer's kernels where it is installed (flashinfer_peers.py). Peers that were not run stand beside
-them on a GPU of the kind that they were measured on, marked as measured elsewhere (known_peers.py). Each is captured in a CUDA
-graph that goes through layers whose working set exceeds the L2 cache; a time is the median of 21 replays, divided by the
-layers. bfloat16, 32 query heads, head dimension 128, as in bench_steps.
+Needs a GPU and PyTorch. Peers: PyTorch's scaled_dot_product_attention over contiguous keys and
+values (each backend that runs), a Quest step of PyTorch operations (page bounds as one product,
+topk, gather, attention), and FlashInfer's kernels where it is installed (flashinfer_peers.py).
+Peers that were not run stand beside them on a GPU of the kind that they were measured on, marked as
+measured elsewhere (known_peers.py). Each is captured in a CUDA graph that goes through layers whose
+working set exceeds the L2 cache; a time is the median of 21 replays, divided by the layers.
+bfloat16, 32 query heads, head dimension 128, as in bench_steps.
 """
 
 from __future__ import annotations

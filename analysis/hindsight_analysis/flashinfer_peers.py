@@ -1,8 +1,9 @@
-"""FlashInfer's kernels as peers: dense decode over pages, attention over page lists, a Quest step composed of them.
+"""FlashInfer's kernels as peers: dense decode over pages, over lists, and a Quest step of them.
 
-FlashInfer (Apache-2.0, Python package flashinfer-python) compiles its kernels at first use: it takes nvcc, ninja and a minute.
-Planning, which its users do once per step for all layers, is not timed. Each KV head is a request of its own
-where it has a page list of its own: the layout HND of pages makes that a view.
+FlashInfer (Apache-2.0, Python package flashinfer-python) compiles its kernels at first use, which
+takes nvcc, ninja and a minute. Planning, which its users do once per step for all layers, is not
+timed. A KV head that has a page list of its own is a request of its own: the layout HND of pages
+makes that a view. Functions return microseconds per step and layer.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class _PagedDecode:
 
 
 def _scattered(rows: int, pages: int) -> torch.Tensor:
-    """Page tables of sequences whose pages lie anywhere among their own: int32 [rows, pages], pages of a pool."""
+    """Page tables, int32 [rows, pages]: each row's own pages of the pool, in any order."""
     orders = [torch.randperm(pages, device="cuda") + row * pages for row in range(rows)]
     return torch.stack(orders).to(torch.int32)
 

@@ -1,4 +1,4 @@
-"""What peers take where bench_peers does not run them: measured elsewhere, on another machine of the same kind.
+"""What peers take where bench_peers does not run them: measured on another machine of the kind.
 
 One NVIDIA H200, CUDA 13.0, PyTorch 2.11, a FlashInfer of 2026; bfloat16, 32 query and 8 KV heads, head
 dimension 128, pages of 16 tokens; medians of 15 to 25 replays of a CUDA graph of 4 to 64 operations, cold

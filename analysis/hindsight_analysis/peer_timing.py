@@ -1,4 +1,4 @@
-"""Workloads of the peers, and how a peer is timed: in a CUDA graph over layers that do not fit into the L2 cache."""
+"""Workloads of the peers, and how one is timed: in a graph of layers larger than the L2 cache."""
 
 from __future__ import annotations
 

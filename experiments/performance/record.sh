@@ -8,10 +8,14 @@ folder=${1:?usage: experiments/performance/record.sh FOLDER [folder of the bench
 programs=${2:-build/release/apps/bench}
 python=${PYTHON:-python3}
 export PYTHONPATH=$PWD/analysis
+if [ ! -x "$programs/bench_steps" ]; then
+  echo "record.sh: $programs/bench_steps is not there; a build with CUDA and Google Benchmark has it" >&2
+  exit 2
+fi
 mkdir -p "$folder"
 
 status=0
-# Says what runs, and goes on after a failure: an hour of measurements is not lost to the last of them.
+# Says what runs, and goes on after a failure: the measurements before and after are not lost with one.
 measure() {
   local name=$1
   shift
