@@ -331,20 +331,9 @@ __global__ __launch_bounds__(kMassThreads,
   const int warpgroup = uniform(threadIdx.x / kGroupThreads);
   if (warpgroup == 0) {
     TileReader<T, D> reader(rows, params.kv);
-    for (int tile = first_tile; tile < seen_end; ++tile) {
-      const int turn = tile - first_tile, stage = turn % stages;
-      reader.find(tile);
-      wait_for_phase(shared.empty[stage], turn / stages % 2 ^ 1);
-      reader.read(params.kv.k, tile, shared.k[stage]);
-      if (turn > 0) {
-        wait_for_copies<1>();
-        show_to_products();
-        arrive(shared.k_full[(turn - 1) % stages]);
-      }
-    }
-    wait_for_copies<0>();
-    show_to_products();
-    if (seen_end > first_tile) arrive(shared.k_full[(seen_end - 1 - first_tile) % stages]);
+    read_tiles(
+        seen_end - first_tile, shared.k_full, shared.empty, [&](int turn) { reader.find(first_tile + turn); },
+        [&](int turn, int stage) { reader.read(params.kv.k, first_tile + turn, shared.k[stage]); });
   } else {
     constexpr float log2_e = 1.4426950408889634f;
     const float scale_log2 = params.scale * log2_e;

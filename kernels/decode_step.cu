@@ -729,7 +729,7 @@ StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& de
         return static_cast<int64_t>(kernel.shared_bytes(kernel.layout(params, plan))) <=
                device.shared_bytes_per_block;
       };
-      while (!fits() && plan.past_warps / 2 >= std::max(past_groups, 1)) plan.past_warps /= 2;
+      while (!fits() && plan.past_warps > past_groups) --plan.past_warps;
       if (!fits()) continue;
       int active = 0;
       const cudaError_t asked = count_active(kernel, params, plan, active);

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <cfloat>
+#include <cstdint>
 
 namespace hindsight::kernels {
 
@@ -52,6 +53,18 @@ __device__ inline void load_vec(const T* source, float (&target)[kVec<T>]) {
   *reinterpret_cast<uint4*>(raw) = *reinterpret_cast<const uint4*>(source);
 #pragma unroll
   for (int c = 0; c < kVec<T>; ++c) target[c] = to_float(raw[c]);
+}
+
+/// Eight 16-bit elements by sign, q+ and q-: the other ones are 0.
+struct SplitBySign {
+  uint4 positive, negative;
+};
+__device__ inline SplitBySign split_by_sign(uint4 x) {
+  // All bits of each element that has its sign bit set.
+  const auto mask = [](uint32_t two) { return (two >> 15 & 0x10001u) * 0xffffu; };
+  const uint4 signs{mask(x.x), mask(x.y), mask(x.z), mask(x.w)};
+  return {{x.x & ~signs.x, x.y & ~signs.y, x.z & ~signs.z, x.w & ~signs.w},
+          {x.x & signs.x, x.y & signs.y, x.z & signs.z, x.w & signs.w}};
 }
 
 /// Four elements, read and written at once; the address is aligned to all of them.

@@ -91,20 +91,52 @@ __device__ uint32_t piece_address(Swizzled<T, D, Rows>& matrix, int row, int pie
 }
 
 template <class T, int D, int Rows>
-__device__ void load_query_rows(const RowsOfBlock<Rows>& rows, const Queries& q, Swizzled<T, D, Rows>& to) {
+__device__ void store_piece(Swizzled<T, D, Rows>& to, int row, int piece, uint4 values) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(piece_address(to, row, piece)), "r"(values.x),
+               "r"(values.y), "r"(values.z), "r"(values.w)
+               : "memory");
+}
+
+/// Calls store(row, piece, values) for every piece of 8 elements of the block's query rows; zeros after them.
+template <class T, int D, int Rows, class F>
+__device__ void for_query_pieces(const RowsOfBlock<Rows>& rows, const Queries& q, const F& store) {
   constexpr int pieces = D / 8;
-  for (int x = threadIdx.x; x < Rows * pieces; x += blockDim.x) {
+#pragma unroll 4
+  for (int x = threadIdx.x; x < Rows * pieces; x += kRowThreads<Rows>) {
     const int r = x / pieces, piece = x % pieces;
     uint4 values{};
     if (r < rows.count())
       values = *reinterpret_cast<const uint4*>(query<T>(q, rows.heads, rows.sequence(), rows.position(r),
                                                         rows.kv_head * rows.group() + r % rows.group()) +
                                                piece * 8);
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(piece_address(to, r, piece)), "r"(values.x),
-                 "r"(values.y), "r"(values.z), "r"(values.w)
-                 : "memory");
+    store(r, piece, values);
   }
   show_to_products();
+}
+
+template <class T, int D, int Rows>
+__device__ void load_query_rows(const RowsOfBlock<Rows>& rows, const Queries& q, Swizzled<T, D, Rows>& to) {
+  for_query_pieces<T, D>(rows, q,
+                         [&](int row, int piece, uint4 values) { store_piece(to, row, piece, values); });
+}
+
+/// The reading warpgroup's loop: turn after turn goes through the stages, whose barriers say full and empty.
+/// read(turn, stage) begins to copy and commits; prepare(turn) comes before the stage is waited for.
+template <int Stages, class Prepare, class Read>
+__device__ void read_tiles(int turns, uint64_t (&full)[Stages], uint64_t (&empty)[Stages],
+                           const Prepare& prepare, const Read& read) {
+  for (int turn = 0; turn < turns; ++turn) {
+    prepare(turn);
+    wait_for_phase(empty[turn % Stages], turn / Stages % 2 ^ 1);
+    read(turn, turn % Stages);
+    if (turn == 0) continue;
+    wait_for_copies<1>();
+    show_to_products();
+    arrive(full[(turn - 1) % Stages]);
+  }
+  wait_for_copies<0>();
+  show_to_products();
+  if (turns > 0) arrive(full[(turns - 1) % Stages]);
 }
 
 /// Logits of a warpgroup's rows, of `Rows` of the block, with a tile's keys; begun, not waited for.

@@ -27,27 +27,11 @@ struct ScoreShared {
 template <class T, int D>
 __device__ void load_split_rows(const RowsOfBlock<kRows>& rows, const Queries& q,
                                 Swizzled<T, 2 * D, kRows>& to) {
-  constexpr int pieces = D / 8;
-  const auto store = [&](int row, int piece, uint4 values) {
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(piece_address(to, row, piece)),
-                 "r"(values.x), "r"(values.y), "r"(values.z), "r"(values.w)
-                 : "memory");
-  };
-  // All bits of each 16-bit element that has its sign bit set.
-  const auto negative = [](uint32_t two) { return (two >> 15 & 0x10001u) * 0xffffu; };
-#pragma unroll 4
-  for (int x = threadIdx.x; x < kRows * pieces; x += kThreads) {
-    const int r = x / pieces, piece = x % pieces;
-    uint4 both{};
-    if (r < rows.count())
-      both = *reinterpret_cast<const uint4*>(query<T>(q, rows.heads, rows.sequence(), rows.position(r),
-                                                      rows.kv_head * rows.group() + r % rows.group()) +
-                                             piece * 8);
-    const uint4 mask{negative(both.x), negative(both.y), negative(both.z), negative(both.w)};
-    store(r, piece, uint4{both.x & ~mask.x, both.y & ~mask.y, both.z & ~mask.z, both.w & ~mask.w});
-    store(r, pieces + piece, uint4{both.x & mask.x, both.y & mask.y, both.z & mask.z, both.w & mask.w});
-  }
-  show_to_products();
+  for_query_pieces<T, D>(rows, q, [&](int row, int piece, uint4 values) {
+    const SplitBySign split = split_by_sign(values);
+    store_piece(to, row, piece, split.positive);
+    store_piece(to, row, D / 8 + piece, split.negative);
+  });
 }
 
 /// The tile's summaries; zeros for pages that do not exist.
@@ -125,20 +109,12 @@ __global__ __launch_bounds__(kThreads,
 
   const int warpgroup = uniform(threadIdx.x / kGroupThreads);
   if (warpgroup == 0) {
-    for (int tile = first_tile; tile < seen_end; ++tile) {
-      const int turn = tile - first_tile, stage = turn % stages;
-      wait_for_phase(shared.empty[stage], turn / stages % 2 ^ 1);
-      read_summaries<T, D>(static_cast<const T*>(params.kv.summaries), shared.summary_row + turn * kTile,
-                           pages - tile * kTile, shared.summary[stage]);
-      if (turn > 0) {
-        wait_for_copies<1>();
-        show_to_products();
-        arrive(shared.full[(turn - 1) % stages]);
-      }
-    }
-    wait_for_copies<0>();
-    show_to_products();
-    if (seen_end > first_tile) arrive(shared.full[(seen_end - 1 - first_tile) % stages]);
+    read_tiles(
+        seen_end - first_tile, shared.full, shared.empty, [](int) {},
+        [&](int turn, int stage) {
+          read_summaries<T, D>(static_cast<const T*>(params.kv.summaries), shared.summary_row + turn * kTile,
+                               pages - (first_tile + turn) * kTile, shared.summary[stage]);
+        });
   } else {
     const int lane = threadIdx.x % 32, t = lane % 4;
     const int first_row = (warpgroup - 1) * kGroupRows;

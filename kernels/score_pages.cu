@@ -165,13 +165,9 @@ __device__ void load_split_queries(const ScorePagesParams& params, int first, in
       both = *reinterpret_cast<const uint4*>(
           query<T>(params.q, params.heads, step.sequence, step.position, kv_head * group + row % group) + c);
     }
-    // All bits of each 16-bit element that has its sign bit set.
-    const auto negative = [](uint32_t two) { return (two >> 15 & 0x10001u) * 0xffffu; };
-    const uint4 mask{negative(both.x), negative(both.y), negative(both.z), negative(both.w)};
-    *reinterpret_cast<uint4*>(&tile[row][c]) =
-        uint4{both.x & ~mask.x, both.y & ~mask.y, both.z & ~mask.z, both.w & ~mask.w};
-    *reinterpret_cast<uint4*>(&tile[row][D + c]) =
-        uint4{both.x & mask.x, both.y & mask.y, both.z & mask.z, both.w & mask.w};
+    const SplitBySign split = split_by_sign(both);
+    *reinterpret_cast<uint4*>(&tile[row][c]) = split.positive;
+    *reinterpret_cast<uint4*>(&tile[row][D + c]) = split.negative;
   }
 }
 
