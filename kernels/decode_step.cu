@@ -166,14 +166,16 @@ class StepBlock {
         last_loaded_[listed_[x].page] = step_.position;
     __syncthreads();
     cluster_wait();  // 2
+    // Results of earlier steps are on their way while this one's are handed over.
+    const Cached cached = read_cached(first_own_row());
     hand_over();
-    prefetch_cached();
     wait_for_phase(shared_.results_came, 0);
-    merge_rows();
+    merge_rows(cached);
   }
 
  private:
   static constexpr int row_vectors = D / kVec<T>;
+  static constexpr int kLinePages = 128 / sizeof(int32_t);  ///< whose last loads are a line of the L2 cache
 
   /// Barriers of what is copied and given to this block: as soon as they exist, bytes may come.
   __device__ void prepare_barriers() const {
@@ -216,6 +218,11 @@ class StepBlock {
       prefetch(static_cast<const T*>(threadIdx.x % 32 == 0 ? params_.appended_k : params_.appended_v) +
                    source_row_,
                bytes);
+    // When pages were loaded last: the blocks of the cluster share out the lines.
+    if (params_.window > 1)
+      for (int line = cluster_ * static_cast<int>(threadIdx.x) + rank_; line <= newest_page_ / kLinePages;
+           line += cluster_ * kStepThreads)
+        prefetch(last_loaded_ + line * kLinePages);
   }
   /// Reads queries into registers: they are needed first, and would wait behind the summaries.
   static constexpr int thread_vectors = (R * row_vectors + kStepThreads - 1) / kStepThreads;
@@ -515,11 +522,12 @@ class StepBlock {
   }
 
   // --- results
-  /// Row r is merged by block r % cluster, which is handed [r / cluster][block][d].
+  /// Row r is merged by block r % cluster, which is handed [r / cluster][block][d]. Half a warp takes a row
+  /// where there are many: what has to be done once for a row is most of it.
   __device__ void hand_over() const {
-    const int lane = threadIdx.x % 32;
+    constexpr int lanes = R > 8 ? 16 : 32;
 #pragma unroll 1
-    for (int r = threadIdx.x / 32; r < rows_; r += kStepWarps) {
+    for (int r = threadIdx.x / lanes; r < rows_; r += kStepThreads / lanes) {
       int n = kFirstWarps, first_warp = 0, stride = 1, tile_row = r;
       const WarpBuffer<T, D>* buffers = work_.buffer;
       if (Groups::past > 0 && r >= First) {
@@ -530,17 +538,19 @@ class StepBlock {
         tile_row = r - Groups::first_row(group);
         buffers = past_buffer(group);
       }
-      const RowSum row = add_up<D>(
+      const auto row = add_up<D, lanes>(
           n, [&](int x) { return shared_.warp_state[first_warp + x * stride][tile_row]; },
           [&](int x) { return buffers[x * stride].out[tile_row]; });
       const int turn = layout_.cluster.divide(r), owner = r - turn * cluster_,
                 place = turn * cluster_ + rank_;
       const uint32_t came = in_block(shared_address(&shared_.results_came), owner);
-      if (lane == 0)
+      if (threadIdx.x % lanes == 0)
         store_async(in_block(shared_address(&shared_.handed_state[place]), owner),
                     make_float2(row.largest, row.sum), came);
-      if (lane * 4 < D)
-        store_async(in_block(shared_address(shared_.scores + place * D + lane * 4), owner), row.out, came);
+#pragma unroll
+      for (int piece = 0; piece < row.pieces; ++piece)
+        if (const int c = row.element(piece); c < D)
+          store_async(in_block(shared_address(shared_.scores + place * D + c), owner), row.out[piece], came);
     }
   }
 
@@ -551,44 +561,47 @@ class StepBlock {
     return static_cast<int64_t>(step_.row - slot) * params_.heads.n_q_heads + head_ * group_ + r -
            slot * group_;
   }
-  __device__ void prefetch_cached() const {
-    const int r = first_own_row();
-    if (r < group_ || r >= rows_) return;
-    const int c = static_cast<int>(threadIdx.x) % 32 * 32;  // a line of 128 bytes each
-    if (c < D) prefetch(params_.out + item_of(r) * D + c);
-    if (threadIdx.x % 32 == 31) prefetch(params_.lse + item_of(r));
+  /// What an earlier step left of a row; -inf and zeros of rows that none has.
+  struct Cached {
+    float lse;
+    float4 out;  ///< a lane's elements
+  };
+  __device__ Cached read_cached(int r) const {
+    Cached cached{-INFINITY, {}};
+    if (r < group_ || r >= rows_) return cached;
+    const int lane = threadIdx.x % 32;
+    const int64_t item = item_of(r);
+    cached.lse = params_.lse[item];
+    if (lane * 4 < D) cached.out = *reinterpret_cast<const float4*>(params_.out + item * D + lane * 4);
+    return cached;
   }
-  __device__ void merge_rows() const {
+  /// `upcoming`: of the warp's first row.
+  __device__ void merge_rows(Cached upcoming) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll 1
     for (int r = first_own_row(), turn = threadIdx.x / 32; r < rows_;
          r += kStepWarps * cluster_, turn += kStepWarps) {
+      const Cached cached = upcoming;
+      upcoming = read_cached(r + kStepWarps * cluster_);
       const int first = turn * cluster_;
-      const RowSum row = add_up<D>(
+      const auto row = add_up<D>(
           cluster_, [&](int block) { return shared_.handed_state[first + block]; },
           [&](int block) { return shared_.scores + (first + block) * D; });
-      const bool is_past = r >= group_;
-      if (is_past && !(row.sum > 0)) continue;  // nothing new: the cached result keeps its bits
+      if (r >= group_ && !(row.sum > 0)) continue;  // nothing new: the cached result keeps its bits
       const int64_t item = item_of(r);
-      const float cached_lse = is_past ? params_.lse[item] : -INFINITY;
-      const bool merges = cached_lse != -INFINITY;
-      const float normaliser = row.normaliser();
+      const bool merges = cached.lse != -INFINITY;
       float lse = row.lse();
       MergeWeights weights{};
       if (merges) {
-        weights = merge_weights(cached_lse, lse);
+        weights = merge_weights(cached.lse, lse);
         lse = weights.lse;
       }
       if (lane * 4 < D) {
-        float4& out = *reinterpret_cast<float4*>(params_.out + item * D + lane * 4);
-        float4 own{normaliser * row.out.x, normaliser * row.out.y, normaliser * row.out.z,
-                   normaliser * row.out.w};
-        if (merges) {
-          const float4 cached = out;
-          own = {weights(cached.x, own.x), weights(cached.y, own.y), weights(cached.z, own.z),
-                 weights(cached.w, own.w)};
-        }
-        out = own;
+        float4 own = row.normalised(0);
+        if (merges)
+          own = {weights(cached.out.x, own.x), weights(cached.out.y, own.y), weights(cached.out.z, own.z),
+                 weights(cached.out.w, own.w)};
+        *reinterpret_cast<float4*>(params_.out + item * D + lane * 4) = own;
       }
       __syncwarp();  // all lanes have read the cached LSE
       if (lane == 0) params_.lse[item] = lse;

@@ -116,34 +116,47 @@ __device__ void leave_results(WarpAttention<T, D, N>& mine, WarpBuffer<T, D>& bu
     }
 }
 
-/// A row of partial results added up, as a warp holds it: out is weighted by 2^(logit - largest) and not
-/// normalised; a lane has elements 4*lane .. 4*lane + 3.
+/// A row of partial results added up, as `Lanes` neighbouring lanes hold it: out is weighted by
+/// 2^(logit - largest) and not normalised.
+template <int D, int Lanes = 32>
 struct RowSum {
+  static constexpr int pieces = (D / 4 + Lanes - 1) / Lanes;
   float largest, sum;
-  float4 out;
-  __device__ float normaliser() const { return sum > 0 ? 1.0f / sum : 0.0f; }
+  float4 out[pieces];
+  /// The first of the four elements of a lane's piece; not below D: there is no such piece.
+  static __device__ int element(int piece) {
+    return (piece * Lanes + static_cast<int>(threadIdx.x) % Lanes) * 4;
+  }
   __device__ float lse() const { return sum > 0 ? largest * kLn2 + logf(sum) : -INFINITY; }
+  __device__ float4 normalised(int piece) const {
+    const float normaliser = sum > 0 ? 1.0f / sum : 0.0f;
+    const float4 x = out[piece];
+    return {normaliser * x.x, normaliser * x.y, normaliser * x.z, normaliser * x.w};
+  }
 };
 
-/// Adds up n partial results of a row, by a warp: state_of(x) and out_of(x) are the x-th's maximum and sum,
-/// and where its elements are.
-template <int D, class State, class Out>
-__device__ RowSum add_up(int n, State&& state_of, Out&& out_of) {
-  const int lane = threadIdx.x % 32;
-  RowSum row{-INFINITY, 0, {}};
+/// Adds up n partial results of a row, by so many lanes: state_of(x) and out_of(x) are the x-th's maximum and
+/// sum, and where its elements are.
+template <int D, int Lanes = 32, class State, class Out>
+__device__ RowSum<D, Lanes> add_up(int n, State&& state_of, Out&& out_of) {
+  RowSum<D, Lanes> row{-INFINITY, 0, {}};
 #pragma unroll 8
   for (int x = 0; x < n; ++x) row.largest = fmaxf(row.largest, state_of(x).x);
 #pragma unroll 4
   for (int x = 0; x < n; ++x) {
     const float2 state = state_of(x);
     const float factor = state.y > 0 ? exp2f(state.x - row.largest) : 0.0f;
-    float4 out{};  // what has no weight may never have been written
-    if (factor != 0 && lane * 4 < D) out = *reinterpret_cast<const float4*>(out_of(x) + lane * 4);
     row.sum += factor * state.y;
-    row.out.x += factor * out.x;
-    row.out.y += factor * out.y;
-    row.out.z += factor * out.z;
-    row.out.w += factor * out.w;
+#pragma unroll
+    for (int piece = 0; piece < row.pieces; ++piece) {
+      const int c = row.element(piece);
+      float4 out{};  // what has no weight may never have been written
+      if (factor != 0 && c < D) out = *reinterpret_cast<const float4*>(out_of(x) + c);
+      row.out[piece].x += factor * out.x;
+      row.out[piece].y += factor * out.y;
+      row.out[piece].z += factor * out.z;
+      row.out[piece].w += factor * out.w;
+    }
   }
   return row;
 }
@@ -218,14 +231,13 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
   __syncthreads();
   const bool alone = part.splits == 1;
   if (warp < problem.rows()) {
-    const RowSum row = add_up<D>(
+    const auto row = add_up<D>(
         kStreamWarps, [&](int x) { return shared.state[x][warp]; },
         [&](int x) { return shared.buffer[x].out[warp]; });
     const int64_t item = problem.row(warp).item, at = alone ? item : part.split * target.items + item;
-    const float normaliser = row.normaliser();
     if (lane * 4 < D)
-      *reinterpret_cast<float4*>((alone ? target.out : target.partial_out) + at * D + lane * 4) = make_float4(
-          normaliser * row.out.x, normaliser * row.out.y, normaliser * row.out.z, normaliser * row.out.w);
+      *reinterpret_cast<float4*>((alone ? target.out : target.partial_out) + at * D + lane * 4) =
+          row.normalised(0);
     if (lane == 0) (alone ? target.lse : target.partial_lse)[at] = row.lse();
   }
   if (alone) return;
