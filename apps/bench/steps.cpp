@@ -236,14 +236,12 @@ int main(int argc, char** argv) {
   }
   const auto cuda = make_cuda_backend(0);
   std::vector<Workload> workloads;
-  const auto all_windows = [&](int64_t batch, std::initializer_list<int64_t> contexts) {
-    for (const int64_t context : contexts)
+  const auto all_windows = [&](int64_t batch) {
+    for (const int64_t context : {4096, 16384, 32768, 131072})
       for (const int64_t window : {1, 2, 4, 8, 16})
         workloads.push_back({.batch = batch, .context = context, .window = window});
   };
-  all_windows(1, {4096, 16384, 32768, 131072});
-  all_windows(8, {4096, 16384, 32768, 131072});
-  all_windows(32, {4096, 16384, 32768});
+  for (const int64_t batch : {1, 8, 32}) all_windows(batch);
   for (const int64_t batch : {1, 2, 4, 8, 16, 32, 64}) workloads.push_back({.batch = batch, .context = 8192});
   workloads.push_back({.context = 1'048'576});
   for (const int64_t batch : {1, 8})

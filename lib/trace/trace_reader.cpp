@@ -219,6 +219,37 @@ std::array<Stored, 3> TraceReader::Impl::open_layer(int64_t layer, int64_t* q_st
   return {open_stored(layer, "k", kv), open_stored(layer, "v", kv), open_stored(layer, "q", queries)};
 }
 
+namespace {
+
+/// Index of the first value whose exponent is all ones: NaN or infinity in each of the types; their number
+/// where there is none. `Bits` is as wide as a value.
+template <class Bits>
+int64_t first_with_exponent(std::span<const std::byte> bytes, Bits exponent) {
+  const auto n = static_cast<int64_t>(bytes.size() / sizeof(Bits));
+  const auto is_there = [&](int64_t i) {
+    Bits bits;
+    std::memcpy(&bits, bytes.data() + i * static_cast<int64_t>(sizeof(Bits)), sizeof(Bits));
+    return (bits & exponent) == exponent;
+  };
+  // Whether there is one in a piece is a loop without a way out, of many values at once.
+  constexpr int64_t piece = 4096;
+  for (int64_t begin = 0; begin < n; begin += piece) {
+    const int64_t end = std::min(begin + piece, n);
+    bool found = false;
+    for (int64_t i = begin; i < end; ++i) found |= is_there(i);
+    for (int64_t i = begin; found; ++i)
+      if (is_there(i)) return i;
+  }
+  return n;
+}
+
+int64_t first_not_finite(DType dtype, std::span<const std::byte> bytes) {
+  if (dtype == DType::float32) return first_with_exponent<uint32_t>(bytes, 0x7f800000u);
+  return first_with_exponent<uint16_t>(bytes, dtype == DType::float16 ? 0x7c00u : 0x7f80u);
+}
+
+}  // namespace
+
 std::vector<std::byte> TraceReader::Impl::read(const Stored& stored, DType as,
                                                const std::string& place) const {
   const int64_t elements = elements_of(stored);
@@ -231,23 +262,11 @@ std::vector<std::byte> TraceReader::Impl::read(const Stored& stored, DType as,
     h5::read_all(stored.dataset, memory, bytes.data());
   });
 
-  // An exponent of all ones is NaN or infinity in each of the types.
-  const auto finite = [&](int64_t i) {
-    if (stored.dtype == DType::float32) {
-      uint32_t bits;
-      std::memcpy(&bits, bytes.data() + i * 4, 4);
-      return (bits & 0x7f800000u) != 0x7f800000u;
-    }
-    uint16_t bits;
-    std::memcpy(&bits, bytes.data() + i * 2, 2);
-    const uint16_t exponent = stored.dtype == DType::float16 ? 0x7c00u : 0x7f80u;
-    return (bits & exponent) != exponent;
-  };
-  for (int64_t i = 0; i < elements; ++i)
-    if (!finite(i))
-      refuse(place, fmt::format("is NaN or infinite at [{}, {}, {}]; finite values would be right",
-                                i / (stored.shape[1] * stored.shape[2]),
-                                i / stored.shape[2] % stored.shape[1], i % stored.shape[2]));
+  const int64_t i = first_not_finite(stored.dtype, bytes);
+  if (i < elements)
+    refuse(place, fmt::format("is NaN or infinite at [{}, {}, {}]; finite values would be right",
+                              i / (stored.shape[1] * stored.shape[2]), i / stored.shape[2] % stored.shape[1],
+                              i % stored.shape[2]));
   if (as == stored.dtype) return bytes;
   std::vector<float> wide(static_cast<size_t>(elements));
   to_float(stored.dtype, bytes, wide);

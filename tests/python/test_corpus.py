@@ -100,13 +100,19 @@ def test_the_corpus_holds_what_may_be_used_and_nothing_else(packages: Path, tmp_
     assert all(b"GPL" not in document or b"Artistic" in document for document in found)
 
 
-def test_held_out_documents_are_never_trained_on(packages: Path, tmp_path: Path) -> None:
+def test_held_out_documents_are_never_trained_on(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "FIRST_HELD_OUT_BYTES", 100_000)
     summary = corpus.build(packages, tmp_path / "out", KINDS, processes=2)
     trained = set(documents(tmp_path / "out" / "code.bin.xz"))
-    held = documents(tmp_path / "out" / "heldout-code.txt.xz")
+    first = documents(tmp_path / "out" / "heldout-code.txt.xz")
+    rest = documents(tmp_path / "out" / "heldout-code-rest.txt.xz")
     names = [name for name, _ in summary["code"]["held_out"]]
-    assert len(held) == len(summary["code"]["shipped_held_out"]) > 3
-    assert trained.isdisjoint(held)
+    assert len(first) == len(summary["code"]["shipped_held_out"]) > 3
+    assert sum(map(len, first)) <= 100_000 < sum(map(len, first + rest)), "the rest has what was left"
+    assert len(set(first + rest)) == len(names) == len(first) + len(rest)
+    assert trained.isdisjoint(first + rest)
     assert len(trained) + len(names) <= 300
     assert summary["code"]["bytes"] <= 2e6, "the cap"
     assert (

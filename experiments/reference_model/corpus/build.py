@@ -3,7 +3,7 @@
     python3 -m experiments.reference_model.corpus.build PACKAGES OUT
 
 reads PACKAGES/<package>/..., each an unpacked .deb, and writes OUT/<kind>.bin.xz (documents separated by byte
-0), OUT/heldout-<kind>.txt.xz and OUT/corpus.json (what came from where). The same packages give the same
+0), OUT/heldout-<kind>.txt.xz, OUT/heldout-<kind>-rest.txt.xz and OUT/corpus.json (what came from where). The same packages give the same
 bytes: the order is that of the sha256 of the path.
 """
 
@@ -26,7 +26,7 @@ from . import licences, text
 from .sources import KINDS, Source
 
 HELD_OUT_BYTES = 1_900_000  # of each kind, never trained on
-SHIPPED_HELD_OUT_BYTES = 500_000  # of those, what the repository holds
+FIRST_HELD_OUT_BYTES = 500_000  # of those, what evaluations of the model read; the rest is in a file beside
 HELD_OUT_LENGTHS = range(8_300, 200_001)  # a document fills a context of 8192
 HELD_OUT_SHARE = 6000 / 65536
 LARGEST_FILE = 4_000_000  # before HTML is stripped
@@ -131,13 +131,14 @@ def split(documents: list[Document], caps: dict[str, float]) -> tuple[list[Docum
     return held, training
 
 
-def shipped(held: list[Document]) -> list[Document]:
-    """The first held-out documents, 0.5 MB of them: what evaluations read."""
-    chosen: list[Document] = []
+def first_and_rest(held: list[Document]) -> tuple[list[Document], list[Document]]:
+    """The first held-out documents, 0.5 MB of them, and the others."""
+    first: list[Document] = []
+    rest: list[Document] = []
     for document in held:
-        if sum(len(other.data) for other in chosen) + len(document.data) <= SHIPPED_HELD_OUT_BYTES:
-            chosen.append(document)
-    return chosen
+        fits = sum(len(other.data) for other in first) + len(document.data) <= FIRST_HELD_OUT_BYTES
+        (first if fits else rest).append(document)
+    return first, rest
 
 
 def write(path: Path, documents: list[Document]) -> None:
@@ -163,7 +164,9 @@ def build(packages: Path, out: Path, kinds: dict[str, list[Source]] = KINDS, pro
         # Neighbours in the file are neighbours in their package: xz finds what they share.
         training.sort(key=lambda document: (document.package, document.name))
         write(out / f"{kind}.bin.xz", training)
-        write(out / f"heldout-{kind}.txt.xz", shipped(held))
+        first, rest = first_and_rest(held)
+        write(out / f"heldout-{kind}.txt.xz", first)
+        write(out / f"heldout-{kind}-rest.txt.xz", rest)
         by_package: dict[str, int] = {}
         for document in training:
             by_package[document.package] = by_package.get(document.package, 0) + len(document.data)
@@ -173,7 +176,7 @@ def build(packages: Path, out: Path, kinds: dict[str, list[Source]] = KINDS, pro
             "by_package": dict(sorted(by_package.items())),
             "files": {source.package: counts for source, (_, counts) in zip(largest_first, results)},
             "held_out": [[document.name, len(document.data)] for document in held],
-            "shipped_held_out": [document.name for document in shipped(held)],
+            "shipped_held_out": [document.name for document in first],
         }
         print(
             f"{kind}: {summary[kind]['bytes'] / 1e6:.1f} MB in {len(training)} documents, "

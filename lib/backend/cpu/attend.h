@@ -1,7 +1,8 @@
 #pragma once
 // Attention over page lists for a window of queries, and the merge of what the window gave.
 
-#include "backend/cpu/small_products.h"
+#include "backend/cpu/cpu_state.h"
+#include "backend/cpu/page_product.h"
 #include "backend/cpu/softmax.h"
 
 namespace hindsight::cpu {
@@ -16,6 +17,9 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
   const int64_t d = layer.head_dim, p = cache.page_size, n = block.size();
   const int64_t units = layer.units(policy.unit);
   const int64_t heads = layer.n_q_heads / units;  // query heads of a unit
+  const auto rows_from = [&](int64_t h) {
+    return static_cast<int>(std::min<int64_t>(kMostPageRows, heads - h));
+  };
 #pragma omp parallel if (worth_threads(2 * n * layer.n_q_heads * pages.shape[2] * p * d))
   {
     Matrix<Real> queries;
@@ -48,20 +52,21 @@ void attend(const CpuLayer<Real>& layer, const CpuCache<Real>& cache, const Bloc
           queries = static_cast<Real>(layer.scale) *
                     Rows<Real>(layer.query(step.sequence, query_position, u * heads), heads, d);
           MutableRows<Real> weights = weight_memory.sized(heads, tokens);
-          for_groups_of_rows(heads, [&](int64_t first, auto rows) {
+          for (int64_t h = 0; h < heads; h += kMostPageRows) {
             int64_t at = 0;
             for (const TokenPiece& piece : visible) {
-              multiply_keys<rows()>(queries.row(first).data(), sequence.k.at(kv_head, piece.first),
-                                    piece.count, d, weights.row(first).data() + at, tokens);
+              multiply(KeyProduct<Real>{rows_from(h), queries.row(h).data(),
+                                        sequence.k.at(kv_head, piece.first), piece.count, d,
+                                        weights.row(h).data() + at, tokens});
               at += piece.count;
             }
-          });
+          }
           for (int64_t h = 0; h < heads; ++h)
             lse(i, s, u * heads + h) = softmax_in_place(weights.row(h).data(), tokens);
-          for_groups_of_rows(heads, [&](int64_t first, auto rows) {
-            multiply_values<rows()>(weights.row(first).data(), tokens, sequence.v.at(kv_head, 0), visible, d,
-                                    &out(i, s, u * heads + first, 0));
-          });
+          for (int64_t h = 0; h < heads; h += kMostPageRows)
+            multiply(ValueProduct<Real>{
+                rows_from(h), weights.row(h).data(), tokens, sequence.v.at(kv_head, 0), visible.data(),
+                static_cast<int64_t>(visible.size()), d, &out(i, s, u * heads + h, 0)});
         }
       }
     }

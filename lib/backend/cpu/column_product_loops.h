@@ -3,15 +3,10 @@
 // it, which may be compiled for other processors than the rest of the program: nothing else is included.
 
 #include "backend/cpu/column_product.h"
+#include "backend/cpu/vector_type.h"
 
 namespace hindsight::cpu {
 namespace {
-
-template <class Real, int bytes>
-struct Vector {
-  /// Anywhere in memory.
-  typedef Real type __attribute__((vector_size(bytes), aligned(sizeof(Real)), may_alias));
-};
 
 /// `vectors` vectors of rows from `row` on, and `columns` values of j from `j` on: all sums stay in
 /// registers.
@@ -49,7 +44,7 @@ void multiply_columns(const ColumnProduct<Real>& product, int64_t j) {
 
 /// As many columns at once as there are registers for their sums.
 template <int bytes, class Real>
-void multiply_with(const ColumnProduct<Real>& product) {
+void multiply_columns_with(const ColumnProduct<Real>& product) {
   constexpr int columns = bytes / 8;
   int64_t j = 0;
   for (; j + columns <= product.count; j += columns) multiply_columns<bytes, columns>(product, j);

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <new>
@@ -16,6 +15,7 @@
 #include "backend/cpu/attend.h"
 #include "backend/cpu/compare.h"
 #include "backend/cpu/dense.h"
+#include "backend/cpu/memory.h"
 #include "backend/cpu/scores.h"
 #include "backend/cpu/selection.h"
 #include "backend/cpu/write.h"
@@ -28,22 +28,17 @@ using namespace cpu;
 
 class CpuStorage final : public Storage {
  public:
-  explicit CpuStorage(int64_t bytes) : bytes_(bytes) {
-    // A cache line at least, aligned to one.
-    const size_t size = (static_cast<size_t>(bytes) + 63) / 64 * 64;
-    data_ = std::aligned_alloc(64, size ? size : 64);
-    if (!data_)
-      throw EnvironmentError("out of memory: " + std::to_string(bytes) +
-                             " bytes could not be allocated; replay fewer layers or steps");
+  explicit CpuStorage(int64_t bytes) try
+      : memory_(allocate_memory(static_cast<size_t>(bytes))), bytes_(bytes) {
+  } catch (const std::bad_alloc&) {
+    throw EnvironmentError("out of memory: " + std::to_string(bytes) +
+                           " bytes could not be allocated; replay fewer layers or steps");
   }
-  ~CpuStorage() override { std::free(data_); }
-  CpuStorage(const CpuStorage&) = delete;
-  CpuStorage& operator=(const CpuStorage&) = delete;
-  void* data() const override { return data_; }
+  void* data() const override { return memory_.get(); }
   int64_t bytes() const override { return bytes_; }
 
  private:
-  void* data_ = nullptr;
+  Memory<void> memory_;
   int64_t bytes_ = 0;
 };
 
@@ -76,11 +71,11 @@ HeadMajor<Real> by_head(DType dtype, std::span<const std::byte> stored, int64_t 
                         int64_t d) {
   HeadMajor<Real> result(heads, tokens, d);
   const auto row_bytes = static_cast<size_t>(d * size_of(dtype));
+#pragma omp parallel for schedule(static) if (worth_threads(tokens * heads * d))
   for (int64_t token = 0; token < tokens; ++token)
-    for (int64_t head = 0; head < heads; ++head) {
-      widen(dtype, stored.first(row_bytes), std::span(result.at(head, token), static_cast<size_t>(d)));
-      stored = stored.subspan(row_bytes);
-    }
+    for (int64_t head = 0; head < heads; ++head)
+      widen(dtype, stored.subspan(static_cast<size_t>(token * heads + head) * row_bytes, row_bytes),
+            std::span(result.at(head, token), static_cast<size_t>(d)));
   return result;
 }
 

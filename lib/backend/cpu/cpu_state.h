@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/memory.h"
 
 namespace hindsight::cpu {
 
@@ -57,7 +58,7 @@ class HeadMajor {
       : n_tokens_(tokens),
         head_dim_(d),
         size_(heads * tokens * d),
-        values_(std::make_unique_for_overwrite<Real[]>(static_cast<size_t>(size_))) {}
+        values_(static_cast<Real*>(allocate_memory(static_cast<size_t>(size_) * sizeof(Real)).release())) {}
   Real* at(int64_t head, int64_t token) { return values_.get() + (head * n_tokens_ + token) * head_dim_; }
   const Real* at(int64_t head, int64_t token) const {
     return values_.get() + (head * n_tokens_ + token) * head_dim_;
@@ -66,7 +67,7 @@ class HeadMajor {
 
  private:
   int64_t n_tokens_ = 0, head_dim_ = 0, size_ = 0;
-  std::unique_ptr<Real[]> values_;
+  Memory<Real> values_;
 };
 
 template <class Real>

@@ -29,11 +29,11 @@ void expect_products(int64_t rows, int64_t count, int64_t depth, bool by_columns
       depth,    adds};
   multiply(product);
   product.c = narrow.data();
-  multiply_with<32>(product);
+  multiply_columns_with<32>(product);
   EXPECT_EQ(widest, narrow);
   // Two narrow vectors for a wide one where there are none: other ways through the rows and columns.
   product.c = wide.data();
-  multiply_with<64>(product);
+  multiply_columns_with<64>(product);
   EXPECT_EQ(wide, narrow);
   // A column is the same alone.
   std::vector<Real> alone = before;
