@@ -19,6 +19,7 @@ void add_run_command(CLI::App& app, CommandLine& line);
 void add_eval_command(CLI::App& app, CommandLine& line);
 void add_report_command(CLI::App& app, CommandLine& line);
 void add_compare_command(CLI::App& app, CommandLine& line);
+void add_merge_command(CLI::App& app, CommandLine& line);
 void add_trace_command(CLI::App& app, CommandLine& line);
 /// Below `hindsight trace`.
 void add_capture_command(CLI::App& trace, CommandLine& line);

@@ -132,6 +132,7 @@ int main(int argc, char** argv) {
   hindsight::app::add_eval_command(app, line);
   hindsight::app::add_report_command(app, line);
   hindsight::app::add_compare_command(app, line);
+  hindsight::app::add_merge_command(app, line);
   hindsight::app::add_trace_command(app, line);
   hindsight::app::add_methods_command(app, line);
   hindsight::app::add_version_command(app, line);

@@ -44,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "words, status, said",
     [
-        ("", 2, "a subcommand is required: run, eval, report, compare"),
+        ("", 2, "a subcommand is required: run, eval, report, compare, merge"),
         ("fly", 2, "unknown subcommand fly"),
         ("rnu sweep.yaml", 2, "did you mean run"),
         ("trace inof trace.h5", 2, "did you mean info?; see hindsight trace --help"),
@@ -96,7 +96,8 @@ def test_a_table_that_cannot_be_written_is_an_error(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "run", "report", "compare", "trace", "trace synth", "trace convert", "methods", "version"]
+    "command",
+    ["", "run", "report", "compare", "merge", "trace", "trace synth", "trace convert", "methods", "version"],
 )
 def test_every_help_has_an_example(folder: Path, command: str) -> None:
     done = hindsight(*command.split(), "--help", cwd=folder)

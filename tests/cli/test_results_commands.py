@@ -242,3 +242,34 @@ def test_files_without_a_common_point_cannot_be_compared(result, tmp_path):
     other = run_sweep(tmp_path, methods="\n  - {name: apart, selector: random, budget: {ratio: 0.5}}\n")
     done = hindsight("compare", result, other, check=False)
     assert done.returncode == 2 and "share no point" in done.stderr and done.stdout == ""
+
+
+def test_halves_of_a_sweep_merge_into_the_whole(result, two_traces, tmp_path):
+    merged = tmp_path / "merged.h5"
+    other = run_sweep(
+        tmp_path, methods="\n  - {name: apart, selector: random, budget: {ratio: 0.5}}\n"
+    )
+    done = hindsight("merge", result, other, "-o", merged)
+    assert "8 points of 2 files" in done.stderr
+    names = [row["name"] for row in rows_of(hindsight("report", merged, "--format", "csv"))]
+    assert names[-1] == "apart" and len(names) == 8
+    rows = rows_of(hindsight("compare", result, merged, "--quiet", "--format", "csv"))
+    assert rows and all(float(row["difference"]) == 0 for row in rows)
+    with h5py.File(result) as a, h5py.File(merged) as b:
+        for name, point in a["points"].items():
+            for series in point:
+                np.testing.assert_array_equal(point[series][()], b[f"points/{name}/{series}"][()])
+
+
+def test_a_merge_that_cannot_be_is_one_line(result, tmp_path):
+    fidelity = run_sweep(tmp_path, measure="fidelity")
+    for arguments, status, said in (
+        ((result, fidelity, "-o", tmp_path / "all.h5"), 2, "measured in the same way"),
+        ((result, "-o", result), 4, "another output"),
+        ((result, tmp_path / "absent.h5", "-o", tmp_path / "all.h5"), 4, "no such file"),
+        ((result,), 2, "--output"),
+    ):
+        done = hindsight("merge", *arguments, check=False)
+        assert done.returncode == status and said in done.stderr, arguments
+        assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "all.h5").exists()
