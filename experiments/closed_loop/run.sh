@@ -14,7 +14,11 @@ for task_lines in recall:24 chain:47 ledger:20; do
   task=${task_lines%:*}
   "$python" -m experiments.tasks --task "$task" --rows 48 --context 4096 --lines "${task_lines#*:}" --seed 5 --count 200 >"$data/$task.jsonl"
 done
-xz -dc experiments/reference_model/heldout/english.txt.xz >"$data/english.txt"
+# Of each kind what evaluations of the model read, and all that was held out. Byte 0 parts documents.
+for kind in english code; do
+  xz -dc "experiments/reference_model/heldout/$kind.txt.xz" >"$data/$kind.txt"
+  { cat "$data/$kind.txt"; printf '\0'; xz -dc "experiments/reference_model/heldout/$kind-rest.txt.xz"; } >"$data/${kind}_all.txt"
+done
 
 for sweep in $sweeps; do
   "$hindsight" eval "experiments/closed_loop/$sweep.yaml" --resume "$@"
