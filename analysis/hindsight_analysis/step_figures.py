@@ -82,6 +82,11 @@ def draw(times: dict[Workload, StepTime], budget: int, out: Path) -> list[Path]:
     panels = {batch: lines for batch in batches if (lines := series_of(times, batch, budget))}
     if not panels:
         raise ValueError(f"no step was timed at two contexts with a budget of {budget} tokens")
+    # A line has its colour in all panels, whichever others are there.
+    labels = dict.fromkeys(
+        label for lines in sorted(panels.values(), key=len)[::-1] for label in lines
+    )
+    colours = {label: f"C{i}" for i, label in enumerate(labels)}
     written = []
     for name, label, value, scale in (
         ("step_time", "µs a step and layer", lambda time: time.us, "log"),
@@ -90,7 +95,7 @@ def draw(times: dict[Workload, StepTime], budget: int, out: Path) -> list[Path]:
         figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False)
         for axis, (batch, lines) in zip(axes[0], panels.items()):
             for line_label, line in lines.items():
-                plot(axis, line, value, marker="o", label=line_label)
+                plot(axis, line, value, marker="o", label=line_label, color=colours[line_label])
             if name == "step_time" and "quest" in lines:
                 plot_floor(axis, lines["quest"])
             label_axes(axis, "context, tokens", scale, f"batch {batch}, budget {budget} tokens")
@@ -127,7 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("files", nargs="+", help="JSON of bench_steps; the first to time a run wins")
+    parser.add_argument(
+        "files", nargs="+", help="JSON of bench_steps; the first to time a run wins"
+    )
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the figures")
     parser.add_argument("--budget", type=int, default=2048, help="tokens")
     options = parser.parse_args(arguments)
