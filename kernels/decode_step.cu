@@ -587,6 +587,7 @@ class StepBlock {
       const auto row = add_up<D>(
           cluster_, [&](int block) { return shared_.handed_state[first + block]; },
           [&](int block) { return shared_.scores + (first + block) * D; });
+      static_assert(row.pieces == 1);
       if (r >= group_ && !(row.sum > 0)) continue;  // nothing new: the cached result keeps its bits
       const int64_t item = item_of(r);
       const bool merges = cached.lse != -INFINITY;

@@ -234,6 +234,7 @@ __device__ void attend_stream(const Problem& problem, const Heads& heads, const 
     const auto row = add_up<D>(
         kStreamWarps, [&](int x) { return shared.state[x][warp]; },
         [&](int x) { return shared.buffer[x].out[warp]; });
+    static_assert(row.pieces == 1);
     const int64_t item = problem.row(warp).item, at = alone ? item : part.split * target.items + item;
     if (lane * 4 < D)
       *reinterpret_cast<float4*>((alone ? target.out : target.partial_out) + at * D + lane * 4) =

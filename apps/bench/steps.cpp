@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <new>
 
 #include "backend/backend.h"
 #include "bench/drifting_layer.h"
@@ -221,6 +222,8 @@ void time_steps(benchmark::State& state, Backend& backend, const Workload& workl
   }
 } catch (const EnvironmentError& error) {  // not even one layer fits
   state.SkipWithError(error.what());
+} catch (const std::bad_alloc&) {
+  state.SkipWithError("the host's memory does not hold a layer");
 }
 
 }  // namespace

@@ -31,8 +31,11 @@ void add_merge_command(CLI::App& app, CommandLine& line) {
   command->footer("Example: hindsight merge results/a.h5 results/b.h5 -o results/all.h5");
   command->callback([options, &line] {
     line.action = [options] {
-      const int64_t points = merge_results(options->files, options->output);
-      spdlog::info("{} points of {} files in {}", points, options->files.size(), options->output.string());
+      const Merged merged = merge_results(options->files, options->output);
+      spdlog::info("{} points of {} files in {}", merged.points, options->files.size(),
+                   options->output.string());
+      if (merged.repeated > 0)
+        spdlog::warn("{} points are in several of the files; the first file's is taken", merged.repeated);
     };
   });
 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Makes the data and runs the evaluations, then says how methods differ and draws the figures. Words are handed on to hindsight
-# eval, e.g. --set sequences=16, or --device cuda --set batch=200. SWEEPS="tasks text" runs some of them.
+# eval, e.g. --set sequences=16, or --device cuda --set batch=200. SWEEPS="tasks text" runs some of them, SWEEPS= none: it makes the data.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 hindsight=${HINDSIGHT_BIN:-build/release/apps/hindsight/hindsight}
 python=${PYTHON:-python3}
 data=results/closed_loop
-sweeps=${SWEEPS:-tasks drift text positions}
+sweeps=${SWEEPS-tasks drift text positions}
 mkdir -p "$data"
 
 # 48 rows in a context of 4096: graded, see experiments/tasks/README.md. Answers of about 200 bytes.
@@ -17,7 +17,7 @@ done
 # Of each kind what evaluations of the model read, and all that was held out. Byte 0 parts documents.
 for kind in english code; do
   xz -dc "experiments/reference_model/heldout/$kind.txt.xz" >"$data/$kind.txt"
-  { cat "$data/$kind.txt"; printf '\0'; xz -dc "experiments/reference_model/heldout/$kind-rest.txt.xz"; } >"$data/${kind}_all.txt"
+  { cat "$data/$kind.txt"; printf '\0'; xz -dc "experiments/reference_model/heldout/rest/$kind.txt.xz"; } >"$data/${kind}_all.txt"
 done
 
 for sweep in $sweeps; do

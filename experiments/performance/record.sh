@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every benchmark of the record, one after another on an idle GPU, and leaves their JSON in a folder:
 # experiments/performance/record.sh FOLDER [folder of the bench programs]
-# About ten minutes. What a machine has not got (PyTorch, FlashInfer, Nsight Compute) is left out, and said.
+# A quarter of an hour. What a machine has not got (PyTorch, FlashInfer, Nsight Compute) is left out, and said.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 folder=${1:?usage: experiments/performance/record.sh FOLDER [folder of the bench programs]}

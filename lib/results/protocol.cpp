@@ -22,9 +22,10 @@ std::string measurements_of(const Protocol& protocol, const char* separator) {
 }  // namespace
 
 bool agree(Protocol a, Protocol b) {
-  if (!a.latency && !b.latency)
-    for (std::string* device : {&a.device, &b.device})
-      device->resize(std::min(device->find(','), device->size()));
+  for (std::string* device : {&a.device, &b.device}) {
+    if (device->starts_with("cuda:")) device->erase(0, std::min(device->find(' '), device->size()));
+    if (!a.latency && !b.latency) device->resize(std::min(device->find(','), device->size()));
+  }
   return a == b;
 }
 

@@ -8,8 +8,8 @@
 
 namespace hindsight {
 
-/// Whether points measured by the one and by the other may stand in one file. The number of
-/// threads, which follows the name of a CPU, makes no difference to fidelity.
+/// Whether points measured by the one and by the other may stand in one file. Which of several equal GPUs it
+/// was makes no difference; the number of threads, which follows the name of a CPU, none to fidelity.
 bool agree(Protocol a, Protocol b);
 
 /// "fidelity, latency (repeats 20, batch 1) on CPU, 2 threads".

@@ -1,7 +1,9 @@
 #pragma once
 // The result file: format hindsight-result, version 1. Every finished point is durable on its own.
 
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -35,6 +37,8 @@ class ResultWriter {
   /// file equals an uninterrupted one.
   void set_order(std::vector<std::string> ids);
   void add(const PointResult& point);
+  /// Adds n points, all or none: the file shows them together.
+  void add_all(int64_t n, const std::function<PointResult(int64_t)>& nth);
 
  private:
   struct Impl;

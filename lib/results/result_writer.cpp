@@ -153,15 +153,48 @@ struct ResultWriter::Impl {
     keeps_existing = true;
   }
 
-  void write_temporary(const PointResult& point, const std::vector<PointResult>& rows) const {
+  using Nth = std::function<const PointResult&(int64_t)>;
+
+  /// `rows`: of the points that are there; those of the new ones are added.
+  void write_temporary(int64_t n, const Nth& nth, std::vector<PointResult>& rows) const {
     if (keeps_existing) fs::copy_file(file, temporary, fs::copy_options::overwrite_existing);
     const h5::Id hdf5 = keeps_existing ? h5::open_file_to_change(temporary) : h5::create_file(temporary);
     write_provenance(hdf5, provenance);
-    // Removed before the point is written, so that it takes their space: HDF5 forgets free space on closing.
+    // Removed before points are written, so that they take their space: HDF5 forgets free space on closing.
     if (keeps_existing) remove_summaries(hdf5);
-    write_point(keeps_existing ? h5::open_group(hdf5, "points") : h5::create_group(hdf5, "points"), point);
+    const h5::Id points = keeps_existing ? h5::open_group(hdf5, "points") : h5::create_group(hdf5, "points");
+    for (int64_t i = 0; i < n; ++i) {
+      const PointResult& point = nth(i);
+      write_point(points, point);
+      rows.push_back(point);
+      rows.back().series.clear();
+    }
+    sort_points(rows, order);
     write_summaries(hdf5, rows);
     h5::flush(hdf5);
+  }
+
+  /// `what` is said where it cannot be written. What `nth` throws is passed on.
+  void add(int64_t n, const Nth& nth, const std::string& what) {
+    std::vector<PointResult> rows = finished;
+    const auto give_up = [&] {
+      std::error_code ignored;
+      fs::remove(temporary, ignored);
+    };
+    try {
+      write_temporary(n, nth, rows);
+      sync_file(temporary);
+      fs::rename(temporary, file);
+      sync_folder(folder_of(file));
+    } catch (const Error&) {
+      give_up();
+      throw;
+    } catch (const std::exception& error) {
+      give_up();
+      throw EnvironmentError(fmt::format("{}: {} cannot be written: {}", file.string(), what, error.what()));
+    }
+    finished = std::move(rows);
+    keeps_existing = true;
   }
 };
 
@@ -188,23 +221,14 @@ void ResultWriter::set_order(std::vector<std::string> ids) {
 }
 
 void ResultWriter::add(const PointResult& point) {
-  std::vector<PointResult> rows = impl_->finished;
-  rows.push_back(point);
-  rows.back().series.clear();
-  sort_points(rows, impl_->order);
-  try {
-    impl_->write_temporary(point, rows);
-    sync_file(impl_->temporary);
-    fs::rename(impl_->temporary, impl_->file);
-    sync_folder(folder_of(impl_->file));
-  } catch (const std::exception& error) {
-    std::error_code ignored;
-    fs::remove(impl_->temporary, ignored);
-    throw EnvironmentError(
-        fmt::format("{}: point {} cannot be written: {}", impl_->file.string(), point.id, error.what()));
-  }
-  impl_->finished = std::move(rows);
-  impl_->keeps_existing = true;
+  impl_->add(
+      1, [&](int64_t) -> const PointResult& { return point; }, "point " + point.id);
+}
+
+void ResultWriter::add_all(int64_t n, const std::function<PointResult(int64_t)>& nth) {
+  PointResult point;
+  impl_->add(
+      n, [&](int64_t i) -> const PointResult& { return point = nth(i); }, fmt::format("{} points", n));
 }
 
 }  // namespace hindsight

@@ -107,7 +107,7 @@ def test_held_out_documents_are_never_trained_on(
     summary = corpus.build(packages, tmp_path / "out", KINDS, processes=2)
     trained = set(documents(tmp_path / "out" / "code.bin.xz"))
     first = documents(tmp_path / "out" / "heldout-code.txt.xz")
-    rest = documents(tmp_path / "out" / "heldout-code-rest.txt.xz")
+    rest = documents(tmp_path / "out" / "heldout-rest-code.txt.xz")
     names = [name for name, _ in summary["code"]["held_out"]]
     assert len(first) == len(summary["code"]["shipped_held_out"]) > 3
     assert sum(map(len, first)) <= 100_000 < sum(map(len, first + rest)), "the rest has what was left"

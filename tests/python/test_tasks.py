@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -51,6 +52,18 @@ def solve(prompt: bytes, lines: int) -> bytes:
             + b"\n"
         )
     return answer
+
+
+def test_prompts_are_those_that_the_recorded_results_were_measured_on() -> None:
+    arguments = "--task recall --rows 48 --context 4096 --lines 24 --seed 5 --count 1".split()
+    line = subprocess.run(
+        [sys.executable, "-m", "experiments.tasks", *arguments],
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout
+    digest = "a6fefe906ebf682c8f68d9ad6ed80bb4e1dea223a448f1bba7808754e233e17c"
+    assert hashlib.sha256(line).hexdigest() == digest, "experiments/closed_loop is of other prompts"
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -3,7 +3,7 @@
     python3 -m experiments.reference_model.corpus.build PACKAGES OUT
 
 reads PACKAGES/<package>/..., each an unpacked .deb, and writes OUT/<kind>.bin.xz (documents separated by byte
-0), OUT/heldout-<kind>.txt.xz, OUT/heldout-<kind>-rest.txt.xz and OUT/corpus.json (what came from where). The same packages give the same
+0), OUT/heldout-<kind>.txt.xz, OUT/heldout-rest-<kind>.txt.xz and OUT/corpus.json (what came from where). The same packages give the same
 bytes: the order is that of the sha256 of the path.
 """
 
@@ -166,7 +166,7 @@ def build(packages: Path, out: Path, kinds: dict[str, list[Source]] = KINDS, pro
         write(out / f"{kind}.bin.xz", training)
         first, rest = first_and_rest(held)
         write(out / f"heldout-{kind}.txt.xz", first)
-        write(out / f"heldout-{kind}-rest.txt.xz", rest)
+        write(out / f"heldout-rest-{kind}.txt.xz", rest)
         by_package: dict[str, int] = {}
         for document in training:
             by_package[document.package] = by_package.get(document.package, 0) + len(document.data)

@@ -1,6 +1,7 @@
 #pragma once
 // The loops of column_product.h for one width of vectors. Everything here belongs to the file that includes
-// it, which may be compiled for other processors than the rest of the program: nothing else is included.
+// it, which may be compiled for other processors than the rest of the program: nothing is included that has
+// functions.
 
 #include "backend/cpu/column_product.h"
 #include "backend/cpu/vector_type.h"

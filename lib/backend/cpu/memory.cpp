@@ -10,11 +10,12 @@ namespace hindsight::cpu {
 Memory<void> allocate_memory(size_t bytes) {
   constexpr size_t line = 64, huge_page = size_t{2} << 20, large = 2 * huge_page;
   const size_t alignment = bytes < large ? line : huge_page;
-  const size_t size = std::max(line, (bytes + alignment - 1) / alignment * alignment);
-  Memory<void> memory(std::aligned_alloc(alignment, size));
-  if (!memory) throw std::bad_alloc();
+  void* allocated = nullptr;
+  if (posix_memalign(&allocated, alignment, std::max(line, bytes)) != 0) throw std::bad_alloc();
+  Memory<void> memory(allocated);
 #ifdef MADV_HUGEPAGE
-  if (alignment == huge_page) madvise(memory.get(), size, MADV_HUGEPAGE);  // advice: it may be refused
+  // Whole pages of it alone: more would be taken than was asked for. Advice: it may be refused.
+  if (alignment == huge_page) madvise(memory.get(), bytes / huge_page * huge_page, MADV_HUGEPAGE);
 #endif
   return memory;
 }

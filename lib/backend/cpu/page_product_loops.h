@@ -1,5 +1,6 @@
 #pragma once
-// The loops of page_product.h for one width of vectors; of column_product_loops.h's kind.
+// The loops of page_product.h for one width of vectors; of column_product_loops.h's kind: nothing is included
+// that has functions.
 
 #include <utility>
 
@@ -16,6 +17,7 @@ constexpr int kKeyLanes = 32 / static_cast<int>(sizeof(Real));
 
 template <class Real, int bytes>
 struct KeyLanes {
+  // Clang takes references to vectors for aligned, whatever the type says: they are of aligned ones alone.
   using V = typename Vector<Real, bytes>::type;
   using Half = typename Vector<Real, 32>::type;
   static constexpr int lanes = kKeyLanes<Real>, keys = bytes / 32;
@@ -25,8 +27,7 @@ struct KeyLanes {
     if constexpr (keys == 1)
       to = *reinterpret_cast<const V*>(key[0] + c);
     else
-      join(*reinterpret_cast<const Half*>(key[0] + c), *reinterpret_cast<const Half*>(key[1] + c), to,
-           std::make_integer_sequence<int, 2 * lanes>());
+      join(key[0] + c, key[1] + c, to, std::make_integer_sequence<int, 2 * lanes>());
   }
   /// The same 32 bytes for each key.
   static void repeat(const Real* from, V& to) {
@@ -42,8 +43,8 @@ struct KeyLanes {
 
  private:
   template <int... x>
-  static void join(const Half& a, const Half& b, V& to, std::integer_sequence<int, x...>) {
-    to = __builtin_shufflevector(a, b, x...);
+  static void join(const Real* a, const Real* b, V& to, std::integer_sequence<int, x...>) {
+    to = __builtin_shufflevector(*reinterpret_cast<const Half*>(a), *reinterpret_cast<const Half*>(b), x...);
   }
   /// Lane x of a vector that has the lower halves of all keys.
   static constexpr int lower(int x) { return x / (lanes / 2) * lanes + x % (lanes / 2); }
@@ -78,15 +79,15 @@ void multiply_rows(const KeyProduct<Real>& product) {
         const int64_t wanted = x + v * keys + t;
         key[v][t] = product.keys + (wanted < product.count ? wanted : product.count - 1) * d;
       }
-    V sum[rows][2] = {};
+    alignas(bytes) V sum[rows][2] = {};
     const auto add = [&](const Real* q, int64_t q_stride, const Real* const(&k0)[keys],
                          const Real* const(&k1)[keys], int64_t c) {
-      V k[2];
+      alignas(bytes) V k[2];
       Lanes::load(k0, c, k[0]);
       Lanes::load(k1, c, k[1]);
 #pragma GCC unroll 4
       for (int h = 0; h < rows; ++h) {
-        V own;
+        alignas(bytes) V own;
         Lanes::repeat(q + h * q_stride + c, own);
         sum[h][0] += own * k[0];
         sum[h][1] += own * k[1];

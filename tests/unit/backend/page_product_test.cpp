@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -27,7 +28,7 @@ std::vector<Real> filled(int64_t size) {
 template <class Product, class Real>
 std::vector<Real> out_of(Product product, int64_t size, Real) {
   const auto written = [&](auto&& multiply_by) {
-    std::vector<Real> out(static_cast<size_t>(size), std::nan(""));
+    std::vector<Real> out(static_cast<size_t>(size), std::numeric_limits<Real>::quiet_NaN());
     product.out = out.data();
     multiply_by(product);
     return out;

@@ -28,7 +28,9 @@ TEST(Merge, GivesWhatOneRunWouldHaveWritten) {
   const fs::path first = write_points(dir / "a.h5", {all[0], all[1]});
   const fs::path second = write_points(dir / "b.h5", {all[1], all[2]});
 
-  EXPECT_EQ(merge_results({first, second}, dir / "all.h5"), 3);
+  const Merged said = merge_results({first, second}, dir / "all.h5");
+  EXPECT_EQ(said.points, 3);
+  EXPECT_EQ(said.repeated, 1);
   const ResultReader expected(whole), merged(dir / "all.h5");
   ASSERT_EQ(merged.point_ids(), ids_of(all));
   for (const PointResult& written : all) {
@@ -59,11 +61,48 @@ TEST(Merge, SaysWhatAllFilesSayOfTheirRuns) {
   const fs::path b = write_points(dir / "b.h5", {make_point(1)}, other);
   merge_results({a, b}, dir / "all.h5");
   const ResultReader merged(dir / "all.h5");
-  EXPECT_EQ(merged.provenance().host, "node, another");
+  EXPECT_EQ(merged.provenance().host, "node; another");
   EXPECT_EQ(merged.provenance().device, "CPU, 2 threads");
   EXPECT_EQ(merged.provenance().resolved_yaml,
             "version: 1\ntraces: [a.h5]\n---\nversion: 1\ntraces: [c.h5]\n");
   EXPECT_EQ(merged.provenance().trace_digests.size(), 3u);
+
+  // Merged once more, it says nothing twice.
+  merge_results({dir / "all.h5", b}, dir / "again.h5");
+  const ResultReader again(dir / "again.h5");
+  EXPECT_EQ(again.provenance().host, "node; another");
+  EXPECT_EQ(again.provenance().resolved_yaml, merged.provenance().resolved_yaml);
+}
+
+TEST(Merge, TakesTheFirstOfAPointThatSeveralFilesHold) {
+  const TempDir dir;
+  PointResult other = make_point(0);
+  for (double& value : other.series.front().values) value += 1;
+  const fs::path a = write_points(dir / "a.h5", {make_point(0)});
+  const fs::path b = write_points(dir / "b.h5", {other});
+  EXPECT_EQ(merge_results({b, a}, dir / "all.h5").repeated, 1);
+  const auto sum_of_first = [&](const fs::path& file) {
+    double sum = 0;
+    for (const Series& series : ResultReader(file).read(other.id, true).series)
+      if (series.name == other.series.front().name)
+        for (const double value : series.values) sum += std::isnan(value) ? 0 : value;
+    return sum;
+  };
+  EXPECT_EQ(sum_of_first(dir / "all.h5"), sum_of_first(b));
+  EXPECT_NE(sum_of_first(dir / "all.h5"), sum_of_first(a));
+}
+
+TEST(Merge, EqualGpusAreTheSame) {
+  const TempDir dir;
+  PointResult on_first = make_point(0), on_second = make_point(1), on_another = make_point(2);
+  on_first.protocol.device = "cuda:0 NVIDIA H200";
+  on_second.protocol.device = "cuda:1 NVIDIA H200";
+  on_another.protocol.device = "cuda:0 NVIDIA A100";
+  const fs::path a = write_points(dir / "a.h5", {on_first});
+  const fs::path b = write_points(dir / "b.h5", {on_second});
+  const fs::path c = write_points(dir / "c.h5", {on_another});
+  EXPECT_EQ(merge_results({a, b}, dir / "all.h5").points, 2);
+  EXPECT_THROW(merge_results({a, c}, dir / "other.h5"), ConfigError);
 }
 
 TEST(Merge, RefusesPointsThatWereMeasuredOtherwise) {

@@ -91,6 +91,48 @@ TEST(TraceReader, LayerThatTheFileLacks) {
   }
 }
 
+class NotFinite : public ::testing::TestWithParam<DType> {};
+
+TEST_P(NotFinite, IsFoundWhereverItIs) {
+  const TempDir dir;
+  const std::filesystem::path file = dir / "t.h5";
+  // Bits of NaN and of infinity, in the type and as wide as it is.
+  const std::vector<uint32_t> bad = GetParam() == DType::float32
+                                        ? std::vector<uint32_t>{0x7f800001, 0xff800000}
+                                    : GetParam() == DType::float16 ? std::vector<uint32_t>{0x7c01, 0xfc00}
+                                                                   : std::vector<uint32_t>{0x7f81, 0xff80};
+  for (const int64_t token : {0, 63, 128, 150, 199})  // of 200, 32 values each: 4096 are looked at at a time
+    for (const uint32_t bits : bad) {
+      write_small_trace(file, {.n_tokens = 200, .dtype = GetParam()});
+      {
+        const h5::Id hdf5 = h5::open_file_to_change(file);
+        const h5::Id dataset = h5::open_dataset(hdf5, "layers/0/v");
+        const h5::Id half = h5::half_type();
+        std::vector<uint32_t> wide(32);
+        std::vector<uint16_t> narrow(32);
+        wide[19] = bits;
+        narrow[19] = static_cast<uint16_t>(bits);
+        if (GetParam() == DType::float32)
+          h5::write_rows(dataset, token, 1, H5T_NATIVE_FLOAT, wide.data());
+        else
+          h5::write_rows(dataset, token, 1,
+                         GetParam() == DType::float16 ? static_cast<hid_t>(half) : H5T_NATIVE_UINT16,
+                         narrow.data());
+      }
+      const TraceReader reader(file);
+      try {
+        reader.read_layer(0);
+        FAIL() << "token " << token << " was accepted";
+      } catch (const TraceError& error) {
+        const std::string place = "/layers/0/v: is NaN or infinite at [" + std::to_string(token) + ", 1, 3]";
+        EXPECT_NE(std::string(error.what()).find(place), std::string::npos) << error.what();
+      }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, NotFinite, ::testing::Values(DType::float16, DType::bfloat16, DType::float32),
+                         [](const auto& dtype) { return std::string(name_of(dtype.param)); });
+
 TEST(FileDigest, IsSha256) {
   const TempDir dir;
   std::ofstream(dir / "abc") << "abc";
@@ -239,7 +281,7 @@ std::vector<Broken> broken_traces() {
          const h5::Id dataset(
              H5Dcreate2(f, "layers/2/k", H5T_IEEE_F32LE, space, H5P_DEFAULT, list, H5P_DEFAULT), "dataset");
        })},
-      {"KeyNaN", "/layers/0/k", edit([=](auto& f) { poison(f, "layers/0/k", nan); })},
+      {"KeyNaN", "is NaN or infinite at [33, 1, 1]", edit([=](auto& f) { poison(f, "layers/0/k", nan); })},
       {"ValueInfinite", "/layers/2/v", edit([=](auto& f) { poison(f, "layers/2/v", -infinity); })},
       {"TokensOfAnotherLength", "/tokens",
        edit([](auto& f) { h5::create_dataset(f, "tokens", H5T_STD_I32LE, {89}); })},
