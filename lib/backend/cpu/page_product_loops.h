@@ -10,17 +10,14 @@
 namespace hindsight::cpu {
 namespace {
 
-/// Elements of 32 bytes. Sums of a key are of so many lanes, then of their halves, whatever the width: a
-/// vector of 64 bytes has two keys side by side.
-template <class Real>
-constexpr int kKeyLanes = 32 / static_cast<int>(sizeof(Real));
-
+/// Sums of a key are of the lanes of 32 bytes, then of their halves, whatever the width: a vector of 64 bytes
+/// has two keys side by side.
 template <class Real, int bytes>
 struct KeyLanes {
   // Clang takes references to vectors for aligned, whatever the type says: they are of aligned ones alone.
   using V = typename Vector<Real, bytes>::type;
   using Half = typename Vector<Real, 32>::type;
-  static constexpr int lanes = kKeyLanes<Real>, keys = bytes / 32;
+  static constexpr int lanes = 32 / static_cast<int>(sizeof(Real)), keys = bytes / 32;
 
   /// 32 bytes of each key.
   static void load(const Real* const (&key)[keys], int64_t c, V& to) {
@@ -150,7 +147,8 @@ void multiply_rows(const ValueProduct<Real>& product) {
   constexpr int64_t widest = wide * bytes / static_cast<int64_t>(sizeof(Real));
   int64_t c = 0;
   for (; c + widest <= product.d; c += widest) multiply_elements<bytes, wide, rows>(product, c);
-  for (; c + kKeyLanes<Real> <= product.d; c += kKeyLanes<Real>) multiply_elements<32, 1, rows>(product, c);
+  constexpr int lanes = KeyLanes<Real, 32>::lanes;
+  for (; c + lanes <= product.d; c += lanes) multiply_elements<32, 1, rows>(product, c);
   for (; c < product.d; ++c) multiply_elements<sizeof(Real), 1, rows>(product, c);
 }
 
