@@ -212,6 +212,7 @@ struct ScorePagesParams {
   Queries q;
   const Step* steps;
   int32_t n_steps;
+  int32_t longest_run;  ///< most steps in a row of one sequence
   bool per_kv_head;
   Combine combine;
   bool round_to_storage;  ///< round each head's score to the element type first, to a finite value
@@ -232,6 +233,7 @@ struct PageMassParams {
   Queries q;
   const Step* steps;
   int32_t n_steps;
+  int32_t longest_run;  ///< as above
   bool per_kv_head;
   const float* lse;
   float* mass;

@@ -1,9 +1,8 @@
 // True mass of pages. Two ways:
 // - without tensor cores, a half-warp takes a page and reads each of its keys once for all query rows of a
-// tile;
-//   lane r keeps the sum of query row r, so 16 rows need one exponential per token;
-// - with them (page_mass_mma), a block has 64 query rows and four chunks of 16 tokens at a time, a warp a
-// chunk.
+//   tile; lane r keeps the sum of query row r, so 16 rows need one exponential per token;
+// - with them (page_mass_mma), a block has up to 64 query rows and four chunks of 16 tokens at a time, a warp
+//   a chunk.
 
 #include "kernels/dispatch.cuh"
 #include "kernels/mma_attention.cuh"
@@ -104,9 +103,9 @@ struct MassShared {
   int position[kMassRows];
 };
 
-/// Mass of a chunk's tokens for all rows of the tile, into row_mass.
+/// Mass of a chunk's tokens for the first `rows` of the tile, into row_mass.
 template <class T, int D>
-__device__ void mass_of_chunk(MassShared<T, D>& shared, uint32_t k, int first_token, float scale,
+__device__ void mass_of_chunk(MassShared<T, D>& shared, uint32_t k, int rows, int first_token, float scale,
                               float (&row_mass)[kMassRows]) {
   const int lane = threadIdx.x % 32, t = lane % 4;
   constexpr int stride = kMmaStride<D> * sizeof(T);
@@ -116,6 +115,7 @@ __device__ void mass_of_chunk(MassShared<T, D>& shared, uint32_t k, int first_to
     load_matrices(b[c], k + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 16 + c * 32);
 #pragma unroll
   for (int tile = 0; tile < kMassRows / 16; ++tile) {
+    if (tile * 16 >= rows) break;
     const uint32_t q = shared_address(&shared.q[tile * 16][0]) + (lane % 16) * stride + lane / 16 * 16;
     float logit[2][4] = {};
 #pragma unroll
@@ -196,7 +196,7 @@ __device__ void masses_of_steps(const PageMassParams& params, MassShared<T, D>& 
     read_stage(stage + kStages - 1, end);
     wait_for_copies<kStages - 1>();
     __syncthreads();
-    mass_of_chunk<T, D>(shared, shared_address(&shared.k[stage % kStages][warp * kChunk][0]),
+    mass_of_chunk<T, D>(shared, shared_address(&shared.k[stage % kStages][warp * kChunk][0]), rows,
                         stage * kStageTokens + warp * kChunk, params.scale, shared.row_mass[warp]);
     __syncthreads();
     // The chunks of a page and the heads of a unit are added up in their order.
@@ -240,7 +240,9 @@ cudaError_t page_mass(const PageMassParams& params, cudaStream_t stream) {
     constexpr int D = head_dim();
     if constexpr (kMmaTakes<T, D>) {
       if (takes_mma(params.kv) && kStageTokens % params.kv.page_size == 0) {
-        const int steps = kMassRows / (params.heads.n_q_heads / params.heads.n_kv_heads);
+        // No more than a run has: a block goes through the sequences of its tile one after another.
+        const int steps =
+            min(kMassRows / (params.heads.n_q_heads / params.heads.n_kv_heads), params.longest_run);
         const int64_t tokens = static_cast<int64_t>(params.n_pages) * params.kv.page_size;
         const dim3 grid(ceil_div(params.n_steps, steps), params.heads.n_kv_heads,
                         ceil_div(tokens, kStageTokens * kStagesPerBlock));

@@ -1,9 +1,9 @@
 // Page scores. Two ways:
 // - a half-warp takes a page, keeps its summary in registers, and scores it for all query rows of a tile;
-// - for many steps (score_by_products), max(q*kmin, q*kmax) summed is [q+, q-].[kmax, kmin], a product for
-//   the tensor cores: a block has 64 query rows and 64 pages at a time, a warp 32 rows and 16 pages. The page
-//   of a row's own position, of which the row sees a part, is left to a second kernel, which goes the first
-//   way.
+// - for many steps that lie in runs of one sequence (score_by_products), max(q*kmin, q*kmax) summed is
+//   [q+, q-].[kmax, kmin], a product for the tensor cores: a block has up to 64 query rows and 64 pages at a
+//   time, a warp 32 rows and 16 pages. The page of a row's own position, of which the row sees a part, is
+//   left to a second kernel, which goes the first way.
 
 #include "kernels/dispatch.cuh"
 #include "kernels/mma_attention.cuh"
@@ -277,7 +277,8 @@ __global__ __launch_bounds__(kBlockThreads) void score_products_kernel(ScorePage
 
 template <class T, int D>
 cudaError_t score_by_products(const ScorePagesParams& params, cudaStream_t stream) {
-  const int steps = kBlockRows / (params.heads.n_q_heads / params.heads.n_kv_heads);
+  // No more than a run has: a block goes through the sequences of its tile one after another.
+  const int steps = min(kBlockRows / (params.heads.n_q_heads / params.heads.n_kv_heads), params.longest_run);
   constexpr int shared_bytes = sizeof(ScoreShared<T, D>);
   const auto kernel = score_products_kernel<T, D>;
   const cudaError_t error =
@@ -305,9 +306,11 @@ cudaError_t score_pages(const ScorePagesParams& params, cudaStream_t stream) {
   if (params.n_steps == 0 || params.n_pages == 0) return cudaSuccess;
   return dispatch(params.heads, [&](auto type, auto head_dim) {
     using T = typename decltype(type)::type;
-    const int steps = query_tile_steps(params.n_steps, params.heads.n_q_heads / params.heads.n_kv_heads);
+    const int group = params.heads.n_q_heads / params.heads.n_kv_heads;
+    const int steps = query_tile_steps(params.n_steps, group);
     if constexpr (kMmaTakes<T, head_dim()>) {
-      if (params.n_steps * (params.heads.n_q_heads / params.heads.n_kv_heads) >= kBlockRows)
+      // A run fills the sixteen rows of the tensor cores' operand, or most of a product would be of zeros.
+      if (params.n_steps * group >= kBlockRows && params.longest_run * group >= 16)
         if (const cudaError_t error = score_by_products<T, head_dim()>(params, stream); error != cudaSuccess)
           return error;
         else

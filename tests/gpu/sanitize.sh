@@ -15,7 +15,7 @@ patterns=(
   '*GpuAttention.*/1' '*GpuAttention.*/4' '*GpuAttentionLarge.DenseOfRagged*'
   '*GpuAttentionLarge.AWindow*' '*GpuBlocks*/7' 'GpuLongBlocks.ScoresOf*'
   'GpuBackend.Compares*' 'GpuBackend.*Download*'
-  '*GpuScores*/2' '*GpuSelection*/1' '*GpuSelection.LoadsAreNoted*/5' '*GpuRetroTraps.N*' '*CompareRows*'
+  '*GpuScores*/2' '*GpuScores.OfMany*/5' '*GpuSelection*/1' '*GpuSelection.LoadsAreNoted*/5' '*GpuRetroTraps.N*' '*CompareRows*'
   '*GrowingLayers.*/Bfloat16' '*Products.*/One' '*Products.*/Nine'
 )
 # Minutes under racecheck: a search bit by bit.

@@ -21,6 +21,16 @@ std::vector<float> run_scores(Resident& on, const std::vector<BlockStep>& steps,
   return on.backend.to_host(scores);
 }
 
+std::vector<float> run_mass(Resident& on, const std::vector<BlockStep>& steps, Unit unit) {
+  const Block block = on.backend.make_block(steps);
+  const auto out = poisoned<3>(on.backend, {block.size(), on.layer->n_q_heads, on.layer->head_dim});
+  const auto lse = poisoned<2>(on.backend, {block.size(), on.layer->n_q_heads});
+  on.backend.dense(*on.layer, *on.cache, block, out, lse);
+  const auto mass = poisoned<3>(on.backend, {block.size(), on.layer->units(unit), on.cache->max_pages});
+  on.backend.page_mass(*on.layer, *on.cache, block, unit, lse, mass);
+  return on.backend.to_host(mass);
+}
+
 TEST_P(GpuScores, QuestBoundEqualsOracle) {
   const BatchShape shape = random_batch_shape(static_cast<uint64_t>(GetParam()) + 2000, 900);
   const auto batch = random_batch(shape);
@@ -77,19 +87,32 @@ TEST_P(GpuScores, TrueMassEqualsOracle) {
   const BatchShape shape = random_batch_shape(static_cast<uint64_t>(GetParam()) + 3000, 500);
   const auto batch = random_batch(shape);
   Resident cuda(*cuda_, batch, shape.page_size), oracle(*oracle_, batch, shape.page_size);
-  const auto run = [&](Resident& on, const std::vector<BlockStep>& steps, Unit unit) {
-    const Block block = on.backend.make_block(steps);
-    const auto out = poisoned<3>(on.backend, {block.size(), on.layer->n_q_heads, on.layer->head_dim});
-    const auto lse = poisoned<2>(on.backend, {block.size(), on.layer->n_q_heads});
-    on.backend.dense(*on.layer, *on.cache, block, out, lse);
-    const auto mass = poisoned<3>(on.backend, {block.size(), on.layer->units(unit), on.cache->max_pages});
-    on.backend.page_mass(*on.layer, *on.cache, block, unit, lse, mass);
-    return on.backend.to_host(mass);
-  };
   for (const Layout layout : {Layout::consecutive, Layout::one_each, Layout::runs})
     for (const Unit unit : {Unit::per_kv_head, Unit::per_query_head})
-      expect_close("mass", run(cuda, steps_of(shape, layout, 70, 1), unit),
-                   run(oracle, steps_of(shape, layout, 70, 1), unit), attention_tolerance);
+      expect_close("mass", run_mass(cuda, steps_of(shape, layout, 70, 1), unit),
+                   run_mass(oracle, steps_of(shape, layout, 70, 1), unit), attention_tolerance);
+}
+
+// More than 64 query rows, of which a sequence has few: single steps of a batch, and windows of it.
+TEST_P(GpuScores, OfManySequencesEqualOracle) {
+  BatchShape shape = random_batch_shape(static_cast<uint64_t>(GetParam()) + 5000, 300);
+  for (int64_t s = 0; s < 65; ++s) {
+    shape.n_tokens.push_back(41 + 4 * ((s * 37) % 65));
+    shape.prompt_tokens.push_back(1 + s % 20);
+  }
+  const auto batch = random_batch(shape);
+  Resident cuda(*cuda_, batch, shape.page_size), oracle(*oracle_, batch, shape.page_size);
+  for (const int64_t run : {1, 2, 5}) {
+    auto steps = steps_of(shape, Layout::runs, run, 1);
+    // Not all runs are as long as the longest.
+    if (run > 1) steps.erase(steps.begin() + run);
+    for (const Unit unit : {Unit::per_kv_head, Unit::per_query_head}) {
+      const UnitPolicy policy{unit, Combine::mean};
+      expect_close("scores", run_scores(cuda, steps, policy, false), run_scores(oracle, steps, policy, false),
+                   score_tolerance);
+      expect_close("mass", run_mass(cuda, steps, unit), run_mass(oracle, steps, unit), attention_tolerance);
+    }
+  }
 }
 
 // Below the smallest normal number both backends say 0, and so load the same pages: the lower ones.

@@ -74,10 +74,17 @@ void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(what);
 }
 
-bool of_one_sequence(const Block& block) {
-  return std::ranges::all_of(
-      block.steps, [&](const BlockStep& step) { return step.sequence == block.steps.front().sequence; });
+/// Most steps in a row of one sequence.
+int64_t longest_run(const Block& block) {
+  int64_t longest = 0, run = 0;
+  for (size_t i = 0; i < block.steps.size(); ++i) {
+    run = i > 0 && block.steps[i].sequence == block.steps[i - 1].sequence ? run + 1 : 1;
+    longest = std::max(longest, run);
+  }
+  return longest;
 }
+
+bool of_one_sequence(const Block& block) { return longest_run(block) == block.size(); }
 
 /// Kernels read what the block's steps name without a check of their own.
 void require_readable(const Layer& layer, const KvCache& cache, const Block& block, int64_t window) {
@@ -384,6 +391,7 @@ void CudaBackend::score_pages(const Layer& layer, const KvCache& cache, const Bl
                                          .q = on_device.queries(),
                                          .steps = steps_of(block),
                                          .n_steps = int32(block.size()),
+                                         .longest_run = int32(longest_run(block)),
                                          .per_kv_head = policy.unit == Unit::per_kv_head,
                                          .combine = combine_of(policy.combine),
                                          .round_to_storage = round_to_storage,
@@ -408,6 +416,7 @@ void CudaBackend::page_mass(const Layer& layer, const KvCache& cache, const Bloc
                                        .q = on_device.queries(),
                                        .steps = steps_of(block),
                                        .n_steps = int32(block.size()),
+                                       .longest_run = int32(longest_run(block)),
                                        .per_kv_head = unit == Unit::per_kv_head,
                                        .lse = lse.data(),
                                        .mass = mass.data(),
