@@ -638,6 +638,12 @@ __global__ __launch_bounds__(kStepThreads,
 #endif
 }
 
+/// Of shared memory. A multiprocessor has 196 KB of it, or 228 with less L1 cache. It changes between them
+/// only when it is idle, so that a block of more does not start beside the end of kernels that leave it at
+/// 196, as products of few rows do (two blocks of 96 KB), nor they beside its.
+constexpr size_t kEarlyBytes = (196 - 1) << 10;
+constexpr int kFewPastWarps = 2;
+
 int group_of(const DecodeStepParams& params) { return params.heads.n_q_heads / params.heads.n_kv_heads; }
 int rows_of(const DecodeStepParams& params) { return params.window * group_of(params); }
 
@@ -745,6 +751,11 @@ StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& de
       };
       while (!fits() && plan.past_warps > past_groups) --plan.past_warps;
       if (!fits()) continue;
+      // One group of past rows can do with fewer warps, where that lets the step start early.
+      if (past_groups == 1 && cluster > 1)
+        while (kernel.shared_bytes(kernel.layout(params, plan)) > kEarlyBytes &&
+               plan.past_warps > kFewPastWarps)
+          --plan.past_warps;
       int active = 0;
       const cudaError_t asked = count_active(kernel, params, plan, active);
       if (asked != cudaSuccess) return asked;

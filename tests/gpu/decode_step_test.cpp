@@ -253,8 +253,8 @@ class GpuDecodeStepWindows : public GpuDecodeStep {};
 // Windows of as many rows as their tiles have, and replayed until they are full and on.
 TEST_P(GpuDecodeStepWindows, EqualTheOracleOnceTheyAreFull) {
   const auto [window, group, head_dim] =
-      std::array<std::array<int64_t, 3>, 5>{
-          {{8, 4, 128}, {16, 4, 128}, {8, 8, 64}, {4, 16, 128}, {16, 1, 96}}}
+      std::array<std::array<int64_t, 3>, 6>{
+          {{8, 4, 128}, {16, 4, 128}, {8, 8, 64}, {4, 16, 128}, {16, 1, 96}, {4, 4, 128}}}
           .at(static_cast<size_t>(GetParam()));
   StepCase c;
   c.window = window;
@@ -269,7 +269,7 @@ TEST_P(GpuDecodeStepWindows, EqualTheOracleOnceTheyAreFull) {
   c.k = {12, 7};
   check(c);
 }
-INSTANTIATE_TEST_SUITE_P(Shapes, GpuDecodeStepWindows, ::testing::Range(0, 5));
+INSTANTIATE_TEST_SUITE_P(Shapes, GpuDecodeStepWindows, ::testing::Range(0, 6));
 
 class GpuDecodeStepExact : public GpuTest<> {
  protected:

@@ -11,7 +11,7 @@ export HINDSIGHT_REQUIRE_GPU=1
 shards=${SHARDS:-4}
 patterns=(
   '*GpuDecodeStep.*/3' '*GpuDecodeStep.*/5' '*GpuDecodeStep.*/9' '*GpuDecodeStepExact.Ru*'
-  '*GpuDecodeStepWindows*/0'
+  '*GpuDecodeStepWindows*/0' '*GpuDecodeStepWindows*/5'
   '*GpuAttention.*/1' '*GpuAttention.*/4' '*GpuAttentionLarge.DenseOfRagged*'
   '*GpuAttentionLarge.AWindow*' '*GpuBlocks*/7' 'GpuLongBlocks.ScoresOf*'
   'GpuBackend.Compares*' 'GpuBackend.*Download*'
