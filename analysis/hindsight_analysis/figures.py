@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -30,6 +31,7 @@ from hindsight_analysis.drawing import (
 from hindsight_analysis.errors import ENVIRONMENT, INPUT, CommandError, OneLineParser, run_command
 from hindsight_analysis.lines import (
     axis_parameter,
+    by_values,
     lines_along,
     mean_interval,
     merge_coincident,
@@ -257,6 +259,7 @@ def command(argv: list[str] | None) -> None:
     parser.add_argument("--format", choices=["png", "svg", "pdf"], default="png", help="(png)")
     arguments = parser.parse_args(argv)
     result = load_result(arguments.result)
+    result = replace(result, points=by_values(result.points))
     out = arguments.out or arguments.result.parent / "figures"
     drawn = 0
     for name, draw in figures_of(result).items():

@@ -92,6 +92,28 @@ def varying_parameters(points: list[Point], apart_from: str | None) -> dict[str,
     return varying
 
 
+def by_values(points: list[Point]) -> list[Point]:
+    """Methods as they come, a method's points by their numbers, so that its lines stand in the same order
+    whatever was measured first; words keep the order that they come in."""
+    varying = varying_parameters(points, None)
+    methods = list(varying)
+
+    def ranks(name: str, parameter: str) -> dict:
+        found = dict.fromkeys(p.parameters.get(parameter) for p in points if p.name == name)
+        if all(value is None or isinstance(value, (int, float)) for value in found):
+            found = sorted(found, key=lambda value: (value is not None, value or 0))
+        return {value: rank for rank, value in enumerate(found)}
+
+    rank_of = {(name, p): ranks(name, p) for name in methods for p in varying[name]}
+    return sorted(
+        points,
+        key=lambda point: (
+            methods.index(point.name),
+            [rank_of[point.name, p][point.parameters.get(p)] for p in varying[point.name]],
+        ),
+    )
+
+
 def parameter_words(parameter: str) -> str:
     """A parameter as figures name it: "retro.window" is "window"."""
     return "budget" if parameter in BUDGETS else parameter.rsplit(".", 1)[-1].replace("_", " ")

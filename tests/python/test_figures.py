@@ -11,6 +11,7 @@ from hindsight_analysis.lines import (
     Line,
     axis_parameter,
     budget_parameter,
+    by_values,
     joined_labels,
     lines_along,
     merge_coincident,
@@ -152,6 +153,21 @@ def test_a_line_is_a_variant_and_its_values_are_means_over_traces(result_file):
     assert lines["retro, window 8"].y == pytest.approx([0.9 / 8, (0.8 / 8 + 0.3) / 2, 0.5 / 8])
     # Two values half a width d apart from their mean: s = d sqrt(2), t = 12.706, n = 2.
     assert lines["retro, window 8"].interval == pytest.approx([0, 12.706 * 0.1, 0])
+
+
+def test_a_methods_points_are_in_order_of_their_numbers_however_they_were_measured(result_file):
+    points = load_result(result_file).points
+    shuffled = points[::-1]
+    values = [
+        (p.name, p.parameters.get("budget.ratio"), p.parameters.get("retro.window"))
+        for p in by_values(shuffled)
+    ]
+    for name in {name for name, *_ in values}:
+        of_method = [(budget, window or 0) for n, budget, window in values if n == name]
+        assert of_method == sorted(of_method)
+    assert [n for n, *_ in values] == sorted(
+        [n for n, *_ in values], key=[p.name for p in shuffled].index
+    )
 
 
 @pytest.mark.parametrize(
