@@ -638,9 +638,10 @@ __global__ __launch_bounds__(kStepThreads,
 #endif
 }
 
-/// Of shared memory. A multiprocessor has 196 KB of it, or 228 with less L1 cache. It changes between them
-/// only when it is idle, so that a block of more does not start beside the end of kernels that leave it at
-/// 196, as products of few rows do (two blocks of 96 KB), nor they beside its.
+/// Shared memory that a block can have, with the 1 KB that the system takes, on a multiprocessor that is set
+/// up for 196 KB, as products of few rows have it (two blocks of 96 KB). The next larger setting is 228 KB,
+/// and a multiprocessor changes its setting only when it is idle: a larger block does not start while such
+/// products still run, nor do they while it does.
 constexpr size_t kEarlyBytes = (196 - 1) << 10;
 constexpr int kFewPastWarps = 2;
 
@@ -752,10 +753,14 @@ StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& de
       while (!fits() && plan.past_warps > past_groups) --plan.past_warps;
       if (!fits()) continue;
       // One group of past rows can do with fewer warps, where that lets the step start early.
-      if (past_groups == 1 && cluster > 1)
-        while (kernel.shared_bytes(kernel.layout(params, plan)) > kEarlyBytes &&
-               plan.past_warps > kFewPastWarps)
-          --plan.past_warps;
+      if (past_groups == 1 && cluster > 1) {
+        StepPlan early = plan;
+        const auto starts_early = [&] {
+          return kernel.shared_bytes(kernel.layout(params, early)) <= kEarlyBytes;
+        };
+        while (!starts_early() && early.past_warps > kFewPastWarps) --early.past_warps;
+        if (starts_early()) plan = early;
+      }
       int active = 0;
       const cudaError_t asked = count_active(kernel, params, plan, active);
       if (asked != cudaSuccess) return asked;

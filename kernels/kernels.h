@@ -212,7 +212,7 @@ struct ScorePagesParams {
   Queries q;
   const Step* steps;
   int32_t n_steps;
-  int32_t longest_run;  ///< most steps in a row of one sequence
+  int32_t longest_run;  ///< most steps in a row of one sequence, 1 at least: the time hangs on it, no result
   bool per_kv_head;
   Combine combine;
   bool round_to_storage;  ///< round each head's score to the element type first, to a finite value

@@ -240,7 +240,7 @@ cudaError_t page_mass(const PageMassParams& params, cudaStream_t stream) {
     constexpr int D = head_dim();
     if constexpr (kMmaTakes<T, D>) {
       if (takes_mma(params.kv) && kStageTokens % params.kv.page_size == 0) {
-        // No more than a run has: a block goes through the sequences of its tile one after another.
+        // No more than the longest run has: a block goes through the sequences of its tile one after another.
         const int steps =
             min(kMassRows / (params.heads.n_q_heads / params.heads.n_kv_heads), params.longest_run);
         const int64_t tokens = static_cast<int64_t>(params.n_pages) * params.kv.page_size;

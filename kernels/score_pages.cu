@@ -277,7 +277,7 @@ __global__ __launch_bounds__(kBlockThreads) void score_products_kernel(ScorePage
 
 template <class T, int D>
 cudaError_t score_by_products(const ScorePagesParams& params, cudaStream_t stream) {
-  // No more than a run has: a block goes through the sequences of its tile one after another.
+  // No more than the longest run has: a block goes through the sequences of its tile one after another.
   const int steps = min(kBlockRows / (params.heads.n_q_heads / params.heads.n_kv_heads), params.longest_run);
   constexpr int shared_bytes = sizeof(ScoreShared<T, D>);
   const auto kernel = score_products_kernel<T, D>;
@@ -309,7 +309,7 @@ cudaError_t score_pages(const ScorePagesParams& params, cudaStream_t stream) {
     const int group = params.heads.n_q_heads / params.heads.n_kv_heads;
     const int steps = query_tile_steps(params.n_steps, group);
     if constexpr (kMmaTakes<T, head_dim()>) {
-      // A run fills the sixteen rows of the tensor cores' operand, or most of a product would be of zeros.
+      // A choice: with less than sixteen rows in a run nearly all of a block's 64 would be zeros.
       if (params.n_steps * group >= kBlockRows && params.longest_run * group >= 16)
         if (const cudaError_t error = score_by_products<T, head_dim()>(params, stream); error != cudaSuccess)
           return error;

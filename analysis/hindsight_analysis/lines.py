@@ -93,8 +93,8 @@ def varying_parameters(points: list[Point], apart_from: str | None) -> dict[str,
 
 
 def by_values(points: list[Point]) -> list[Point]:
-    """Methods as they come, a method's points by their numbers, so that its lines stand in the same order
-    whatever was measured first; words keep the order that they come in."""
+    """Methods as they come, a method's points by their numbers, so that lines of windows and budgets go from
+    small to large whichever was measured first; words keep the order that they come in."""
     varying = varying_parameters(points, None)
     methods = list(varying)
 

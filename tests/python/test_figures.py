@@ -17,7 +17,7 @@ from hindsight_analysis.lines import (
     merge_coincident,
     reference_budget,
 )
-from hindsight_analysis.results import load_result, load_summary
+from hindsight_analysis.results import Point, load_result, load_summary
 
 STEPS, LAYERS, HEADS = 6, [2, 3], 4
 STAGES = ["append", "score", "select", "attend", "merge", "total"]
@@ -168,6 +168,21 @@ def test_a_methods_points_are_in_order_of_their_numbers_however_they_were_measur
     assert [n for n, *_ in values] == sorted(
         [n for n, *_ in values], key=[p.name for p in shuffled].index
     )
+
+
+def test_words_keep_their_order_and_what_is_not_said_comes_before_numbers():
+    def point(number, refresh, window=None):
+        parameters = {"retro.refresh": refresh, "retro.window": window}
+        said = {name: value for name, value in parameters.items() if value is not None}
+        return Point(str(number), "a.h5", "retro", "quest", said, {})
+
+    points = [
+        point(0, "recompute", 8),
+        point(1, "merge", 16),
+        point(2, "recompute", 4),
+        point(3, "merge"),
+    ]
+    assert [p.id for p in by_values(points)] == ["2", "0", "3", "1"]
 
 
 @pytest.mark.parametrize(
