@@ -755,11 +755,11 @@ StepPlan plan_decode_step(const DecodeStepParams& params, const DeviceLimits& de
       // One group of past rows can do with fewer warps, where that lets the step start early.
       if (past_groups == 1 && cluster > 1) {
         StepPlan early = plan;
-        const auto starts_early = [&] {
+        const auto is_small = [&] {
           return kernel.shared_bytes(kernel.layout(params, early)) <= kEarlyBytes;
         };
-        while (!starts_early() && early.past_warps > kFewPastWarps) --early.past_warps;
-        if (starts_early()) plan = early;
+        while (!is_small() && early.past_warps > kFewPastWarps) --early.past_warps;
+        if (is_small()) plan = early;
       }
       int active = 0;
       const cudaError_t asked = count_active(kernel, params, plan, active);

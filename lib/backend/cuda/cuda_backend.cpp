@@ -84,8 +84,6 @@ int64_t longest_run(const Block& block) {
   return longest;
 }
 
-bool of_one_sequence(const Block& block) { return longest_run(block) == block.size(); }
-
 /// Kernels read what the block's steps name without a check of their own.
 void require_readable(const Layer& layer, const KvCache& cache, const Block& block, int64_t window) {
   for (const BlockStep& step : block.steps) {
@@ -362,7 +360,7 @@ void CudaBackend::dense(const Layer& layer, const KvCache& cache, const Block& b
                               .workspace = nullptr,
                               .arrived = static_cast<int32_t*>(arrived_.data())};
   device_->use();
-  if (of_one_sequence(block)) {
+  if (longest_run(block) == block.size()) {
     if (const auto plan = kernels::plan_dense_block(params, longest, device_->limits()); plan.splits > 0) {
       params.splits = plan.splits;
       params.workspace = workspace_.at_least(plan.workspace_bytes);
@@ -397,7 +395,8 @@ void CudaBackend::score_pages(const Layer& layer, const KvCache& cache, const Bl
                                          .round_to_storage = round_to_storage,
                                          .scores = scores.data(),
                                          .n_pages = int32(scores.shape[2])};
-  const bool by_groups = of_one_sequence(block) && kernels::takes_score_block(params, device_->limits());
+  const bool by_groups =
+      params.longest_run == params.n_steps && kernels::takes_score_block(params, device_->limits());
   if (!device_->enqueues()) return;
   cuda_check(by_groups ? kernels::score_block(params, device_->limits(), device_->stream())
                        : kernels::score_pages(params, device_->stream()));
@@ -421,7 +420,8 @@ void CudaBackend::page_mass(const Layer& layer, const KvCache& cache, const Bloc
                                        .lse = lse.data(),
                                        .mass = mass.data(),
                                        .n_pages = int32(mass.shape[2])};
-  const bool by_groups = of_one_sequence(block) && kernels::takes_mass_block(params, device_->limits());
+  const bool by_groups =
+      params.longest_run == params.n_steps && kernels::takes_mass_block(params, device_->limits());
   if (!device_->enqueues()) return;
   cuda_check(by_groups ? kernels::mass_block(params, device_->stream())
                        : kernels::page_mass(params, device_->stream()));
